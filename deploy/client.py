@@ -1,0 +1,73 @@
+"""A platform's HTTP API as Python calls: what the CLI, the demo and the benchmarks use."""
+
+from typing import Any, Self
+
+import httpx
+
+
+class ApiError(RuntimeError):
+    """The platform refused; `status` is its HTTP status, the text its own words."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Client:
+    """Synchronous. `token` is needed for operators' calls alone."""
+
+    def __init__(self, url: str, token: str = "", timeout_s: float = 60.0) -> None:
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def predict(self, model: str, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return self._call("POST", f"/models/{model}/predict", json={"instances": instances})["predictions"]
+
+    def feedback(self, events: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._call("POST", "/feedback", json={"events": events})
+
+    def policy(self, model: str) -> dict[str, Any]:
+        return self._call("GET", f"/admin/models/{model}/policy")
+
+    def set_policy(self, model: str, policy: dict[str, Any], epoch: int) -> dict[str, Any]:
+        headers = {"if-match": f'"{epoch}"'}
+        return self._call("PUT", f"/admin/models/{model}/policy", json=policy, headers=headers)
+
+    def versions(self, model: str, last: int = 20) -> list[dict[str, Any]]:
+        return self._call("GET", f"/admin/models/{model}/versions", params={"last": last})["versions"]
+
+    def retrain(self, model: str, wait_s: float = 30.0) -> dict[str, Any]:
+        return self._call("POST", f"/admin/models/{model}/retrain", json={"wait_s": wait_s}, timeout=wait_s + 10.0)
+
+    def schedule(self, model: str) -> dict[str, Any]:
+        return self._call("GET", f"/admin/models/{model}/schedule")
+
+    def set_schedule(self, model: str, outcomes: int | None, seconds: float | None) -> dict[str, Any]:
+        schedule = {"outcomes": outcomes, "seconds": seconds}
+        return self._call("PUT", f"/admin/models/{model}/schedule", json=schedule)
+
+    def status(self) -> dict[str, Any]:
+        return self._call("GET", "/admin/status")
+
+    def ready(self) -> dict[str, Any]:
+        """What /readyz says, ready or not."""
+        return self._http.get("/readyz").json()
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            reply = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise ApiError(0, f"{method} {self._http.base_url}{path.lstrip('/')}: {error or type(error).__name__}") from error
+        if reply.is_success:
+            return reply.json()
+        try:
+            message = str(reply.json()["error"])
+        except (ValueError, KeyError, TypeError):
+            message = reply.text[:300] or f"HTTP {reply.status_code}"
+        raise ApiError(reply.status_code, message)

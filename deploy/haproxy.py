@@ -1,0 +1,69 @@
+"""Ray Serve's settings on one machine, and the wrapper that Serve starts HAProxy through.
+
+Serve's template for HAProxy binds its metrics and statistics to every interface and lets every user administer it. The
+wrapper, this very file run as a script, hands HAProxy a corrected copy of each configuration that Serve writes, under
+another name: Serve may be writing the next one meanwhile. HAProxy keeps the wrapper's process id, which Serve checks,
+and dies with the actor that started it, which it would otherwise outlive.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+LOOPBACK = "127.0.0.1"
+_PUBLIC_SECTIONS = ("http_frontend", "grpc_frontend")
+
+
+def corrected(configuration: str, public_host: str) -> str:
+    """The configuration with the application's frontends on `public_host` and every other port on loopback."""
+    section = ""
+    lines: list[str] = []
+    for line in configuration.splitlines():
+        words = line.split()
+        if words[:1] in (["frontend"], ["listen"], ["backend"]):
+            section = words[-1]
+        # A line per request to a syslog daemon that nobody asked for.
+        if words[:1] != ["log"] or "local0" not in words:
+            lines.append(_corrected_line(line, words, public_host if section in _PUBLIC_SECTIONS else LOOPBACK))
+    return "\n".join(lines) + "\n"
+
+
+def _corrected_line(line: str, words: Sequence[str], host: str) -> str:
+    if words[:1] == ["bind"]:
+        # What stands before the port is the template's choice: *, nothing, or the host of Serve's options.
+        port = words[1].rpartition(":")[2]
+        return f"    bind {' '.join([f'{host}:{port}', *words[2:]])}"
+    if words[:2] == ["stats", "socket"]:
+        return line.replace("mode 666", "mode 600")
+    return line
+
+
+def _arguments(given: Sequence[str], public_host: str) -> list[str]:
+    """HAProxy's arguments with the corrected copy in place of Serve's file; those of `-v` and the like stay."""
+    if "-f" not in given:
+        return list(given)
+    position = given.index("-f") + 1
+    original = given[position]
+    copy = f"{original}.{os.getpid()}"
+    # The processes named in the arguments, which this one is to replace, have long read theirs.
+    for predecessor in given:
+        with contextlib.suppress(FileNotFoundError):
+            if predecessor.isdigit():
+                os.unlink(f"{original}.{predecessor}")
+    with open(original, encoding="utf-8") as source:
+        text = corrected(source.read(), public_host)
+    with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as target:
+        target.write(text)
+    # Serve knows its HAProxy by the original's name on the command line: as the name of this peer it is harmless.
+    return [*given[:position], copy, *given[position + 1 :], "-L", original]
+
+
+def _main(arguments: Sequence[str]) -> NoReturn:
+    binary, public_host, *given = arguments
+    os.execv(binary, [binary, *_arguments(given, public_host)])
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

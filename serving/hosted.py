@@ -1,0 +1,162 @@
+"""One model as a replica hosts it: how its requests are read, and the state that its predictions are planned on."""
+
+import math
+import os
+from array import array
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import time
+from typing import Annotated, Any, NotRequired
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from router import Planner
+from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
+from store.artefact import Session
+from store.names import log_stream
+from store.policy import Snapshot
+from store.records import Predictions, Row, Served
+from store.schema import Encoder
+from store.spec import ModelRecord
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+EventTime = Annotated[float, Field(ge=0, le=253_402_300_799.0, allow_inf_nan=False)] | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """An open version."""
+
+    number: int
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that a prediction is planned on; replaced whole, never changed."""
+
+    snapshot: Snapshot = Snapshot()
+    planner: Planner = field(default_factory=lambda: Planner(Snapshot().policy))
+    live: dict[str, Live] = field(default_factory=dict[str, Live])
+    """By variant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request's predictions, and what its shadows need: for each (variant, experiment), the rows it scores."""
+
+    predictions: Predictions
+    shadows: dict[tuple[str, str], list[int]]
+
+
+class Hosted:
+    """A model on this replica. `state` is read once per request."""
+
+    def __init__(self, record: ModelRecord, max_instances: int) -> None:
+        self.record = record
+        self.encoder = Encoder(record.features)
+        self.state = State()
+        self.stream = log_stream(record.name)
+        self._adapter = _adapter(record, max_instances)
+
+    def answer(self, state: State, body: bytes) -> Answered:
+        """Validate a request's body, plan each instance, run the arms; pure computation.
+
+        Raises:
+            BadRequest, Invalid, TooLarge: the body is not a request to this model; the text names the field.
+            NotReady, VersionFailed: the arm has no version, or its version cannot answer.
+        """
+        at = time()
+        try:
+            instances = self._adapter.validate_json(body)["instances"]
+        except ValidationError as error:
+            raise _refusal(error) from None
+        rows = [self.encoder.row(instance["features"]) for instance in instances]
+        ids, units = self._names(instances, at)
+        plans = [state.planner.plan(unit) for unit in units]
+        served: list[Served] = []
+        places: dict[tuple[str, float, str], list[int]] = {}
+        shadows: dict[tuple[str, str], list[int]] = {}
+        for index, plan in enumerate(plans):
+            places.setdefault((plan.variant, plan.propensity, plan.experiment), []).append(index)
+            for shadow in plan.shadows:
+                shadows.setdefault(shadow, []).append(index)
+        outputs: list[list[float]] = [[]] * len(rows)
+        arms = [0] * len(rows)
+        for arm, ((variant, propensity, experiment), indices) in enumerate(places.items()):
+            served.append(Served(variant, self._live(state, variant).number, propensity, experiment))
+            scores = self.score(state, variant, [rows[index] for index in indices])
+            for index, score in zip(indices, scores, strict=True):
+                outputs[index] = score
+                arms[index] = arm
+        event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
+        predictions = Predictions(at, ids, units, rows, outputs, served, arms, time() - at, event_times)
+        return Answered(predictions, shadows)
+
+    def score(self, state: State, variant: str, rows: list[Row]) -> list[list[float]]:
+        """Return one list of outputs per row; raises NotReady or VersionFailed."""
+        live = self._live(state, variant)
+        try:
+            scores = live.session.run(self.encoder.encode(rows))
+        except Exception as error:
+            raise VersionFailed(self.record.name, live.number, str(error).splitlines()[0][:200]) from error
+        if scores.shape != (len(rows), self.record.outputs):
+            raise VersionFailed(self.record.name, live.number, f"it gave scores of shape {scores.shape}")
+        if not (math.isfinite(scores[0, 0]) if scores.size == 1 else np.isfinite(scores).all()):
+            raise VersionFailed(self.record.name, live.number, "it gave a score that is not a finite number")
+        return scores.tolist()
+
+    def _live(self, state: State, variant: str) -> Live:
+        live = state.live.get(variant)
+        if live is None:
+            raise NotReady(f"variant '{variant}' of model '{self.record.name}' has no version to answer with yet")
+        return live
+
+    def _names(self, instances: list[Any], at: float) -> tuple[list[str], list[str]]:
+        prefix = new_id(self.record.name, at)
+        ids = [instance.get("id") or f"{prefix}{index}" for index, instance in enumerate(instances)]
+        return ids, [instance.get("unit") or id_ for instance, id_ in zip(instances, ids, strict=True)]
+
+
+def new_id(model: str, at: float) -> str:
+    """Return the common start of one request's prediction ids: model, milliseconds, 9 random bytes."""
+    return f"{model}:{int(at * 1000):x}.{urlsafe_b64encode(os.urandom(9)).decode()}:"
+
+
+def _adapter(record: ModelRecord, max_instances: int) -> TypeAdapter[Any]:
+    instance = TypedDict(
+        "instance",
+        {
+            "features": record.features.typed_dict(),
+            "unit": NotRequired[Name],
+            "id": NotRequired[Name],
+            "at": NotRequired[EventTime],
+        },
+    )
+    body = TypedDict("body", {"instances": Annotated[list[instance], Field(min_length=1, max_length=max_instances)]})
+    for part in (instance, body):
+        part.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
+    return TypeAdapter(body)
+
+
+def event_seconds(at: float | datetime) -> float:
+    if isinstance(at, datetime):
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    return at
+
+
+def _refusal(error: ValidationError) -> BadRequest | Invalid | TooLarge:
+    """Turn pydantic's findings into one sentence that names the place."""
+    first, *more = error.errors(include_url=False, include_input=False, include_context=False)
+    path = ".".join(str(part) for part in first["loc"])
+    also = f" (and {len(more)} more)" if more else ""
+    if first["type"] == "json_invalid":
+        return BadRequest(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if first["type"] == "too_long" and path == "instances":
+        return TooLarge(f"{first['msg']}; send them in several requests")
+    if len(first["loc"]) < 2 and first["type"] in ("missing", "dict_type", "list_type", "too_short"):
+        return BadRequest(f'{path or "the body"}: {first["msg"]}; expected {{"instances": [{{"features": {{…}}}}]}}')
+    return Invalid(f"{path}: {first['msg']}{also}")

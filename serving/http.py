@@ -1,0 +1,53 @@
+"""Small things that every route needs: a body within its limit, JSON out, errors as one sentence."""
+
+import logging
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from serving.errors import RETRY_AFTER_S, ServingError, TooLarge, status_of
+from store.errors import StoreError
+
+log = logging.getLogger(__name__)
+_DISCARD_BYTES = 256 * 1024 * 1024
+
+
+def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, "application/json")
+
+
+def refusal(error: Exception) -> Response:
+    """Return a domain error as its HTTP answer. Anything else is ours to be ashamed of: logged, and no trace leaves."""
+    if not isinstance(error, ServingError | StoreError):
+        log.error("a request failed", exc_info=error)
+        return answer({"error": "internal error; the server's log says more"}, 500)
+    status = status_of(error)
+    headers = {"retry-after": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    return answer({"error": str(error)}, status, headers)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body.
+
+    Raises:
+        TooLarge: it is over the limit. What is left of it is read and dropped first, since a client that is still sending
+            would see a broken connection and not the answer.
+    """
+    declared = request.headers.get("content-length", "")
+    too_large = declared.isdigit() and int(declared) > limit
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > _DISCARD_BYTES:
+            raise ClientDisconnect
+        if too_large or size > limit:
+            too_large = True
+            chunks.clear()
+        else:
+            chunks.append(chunk)
+    if too_large:
+        raise TooLarge(f"the body is over {limit:,} bytes; send fewer instances in a request")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

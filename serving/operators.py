@@ -1,0 +1,189 @@
+"""What operators call: policy, versions, schedule, retraining, status. Every route asks for the operators' token."""
+
+import asyncio
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from time import monotonic, time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router import revise
+from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, Unauthorized, UnknownModel
+from serving.http import answer, read_body, refusal
+from serving.replica import Replica
+from store.errors import NotFound, PolicyError
+from store.names import join_consumer, learner_consumer, log_stream
+from store.policy import MAIN, Policy, Snapshot
+from store.protocols import position_key
+from store.records import Cut, pack_log
+from store.spec import Schedule
+
+_POLL_S = 0.002
+
+
+class RetrainRequest(BaseModel):
+    """`wait_s`: how long to wait until every replica runs what was learned; 0 returns at once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait_s: float = Field(default=30.0, ge=0.0, le=600.0)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def guarded(token: str, handler: Handler) -> Handler:
+    """Return the handler behind the operators' token, compared in constant time."""
+
+    async def checked(request: Request) -> Response:
+        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            return refusal(Unauthorized("operator routes need the header 'Authorization: Bearer <token>'"))
+        return await handler(request)
+
+    return checked
+
+
+class Operators:
+    """The routes of the control plane, over one replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._store = replica.store
+
+    async def show_policy(self, request: Request) -> Response:
+        snapshot = await self._store.snapshot(self._model(request))
+        return _policy_answer(snapshot)
+
+    async def set_policy(self, request: Request) -> Response:
+        model = self._model(request)
+        expected = request.headers.get("if-match", "").strip().removeprefix("W/").strip('"')
+        if not expected.isdigit():
+            raise PreconditionRequired("send If-Match with the epoch that GET gave as ETag, so that no change is lost")
+        wanted = await self._body(request, Policy)
+        current = await self._store.snapshot(model)
+        policy = revise(current.policy, wanted)
+        await self._check_pins(model, policy)
+        epoch = await self._store.set_policy(model, policy, int(expected))
+        await self._applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
+        return _policy_answer(await self._store.snapshot(model))
+
+    async def versions(self, request: Request) -> Response:
+        last = request.query_params.get("last", "20")
+        if not last.isdigit() or not 1 <= int(last) <= 10_000:
+            raise Invalid("last: a number from 1 to 10000")
+        versions = await self._store.versions(self._model(request), int(last))
+        return answer({"versions": [version.model_dump(exclude={"golden", "label_times"}) for version in versions]})
+
+    async def retrain(self, request: Request) -> Response:
+        """End the current micro-batch; answer when every replica runs what was learned from all labels before this call."""
+        model = self._model(request)
+        body = await read_body(request, 10_000)
+        wanted = _validate(RetrainRequest, body or b"{}")
+        cut = pack_log(Cut("hand", time()))
+        [position] = await self._store.append([(log_stream(model), cut)])
+        if not wanted.wait_s:
+            return answer({"position": position, "verdict": "asked"}, 202)
+        deadline = monotonic() + wanted.wait_s
+        while True:
+            _, state = await self._store.consumer(learner_consumer(model))
+            progress: dict[str, Any] = json.loads(state) if state else {}
+            if progress and position_key(progress["log_position"]) >= position_key(position):
+                break
+            if monotonic() > deadline:
+                raise TimedOut(f"the trainer of model '{model}' has not finished the micro-batch in {wanted.wait_s:g} s")
+            await asyncio.sleep(_POLL_S)
+        snapshot = await self._store.snapshot(model)
+        await self._applied(model, "channel_seq", snapshot.channel_seq, deadline)
+        return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **progress})
+
+    async def show_schedule(self, request: Request) -> Response:
+        return answer((await self._store.models())[self._model(request)].schedule.model_dump())
+
+    async def set_schedule(self, request: Request) -> Response:
+        model = self._model(request)
+        schedule = await self._body(request, Schedule)
+        await self._store.set_schedule(model, schedule)
+        return answer(schedule.model_dump())
+
+    async def status(self, request: Request) -> Response:
+        """The whole platform at a glance; with Redis away, what this replica knows."""
+        replica = self._replica
+        result: dict[str, Any] = {"away": replica.away, "models": {}, "replicas": [], "trainers": []}
+        if not replica.control_away:
+            reports = await self._store.reports()
+            result["replicas"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"]
+            result["trainers"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"]
+            for name in replica.models:
+                result["models"][name] = await self._model_status(name)
+        return answer(result)
+
+    async def _model_status(self, model: str) -> dict[str, Any]:
+        _, joined = await self._store.consumer(join_consumer(model))
+        _, learned = await self._store.consumer(learner_consumer(model))
+        snapshot = await self._store.snapshot(model)
+        return {
+            "epoch": snapshot.epoch,
+            "channels": snapshot.channels,
+            "join": json.loads(joined) if joined else {},
+            "learner": json.loads(learned) if learned else {},
+            "schedule": (await self._store.models())[model].schedule.model_dump(),
+        }
+
+    async def _applied(self, model: str, counter: str, wanted: int, deadline: float) -> None:
+        """Wait until every replica with a lease has applied a policy epoch or channel sequence.
+
+        Raises:
+            TimedOut: naming the replicas that have not.
+        """
+        while True:
+            behind: list[str] = []
+            replicas = [report for report in await self._store.reports() if report.role == "replica"]
+            for report in replicas:
+                applied = report.applied.get(model)
+                if applied is None or getattr(applied, counter) < wanted:
+                    behind.append(f"{report.name} (pid {report.pid})")
+            if not behind:
+                return
+            if monotonic() > deadline:
+                raise TimedOut(f"the change is made, but these replicas have not applied it yet: {', '.join(behind)}")
+            await asyncio.sleep(_POLL_S)
+
+    async def _check_pins(self, model: str, policy: Policy) -> None:
+        for number in sorted(policy.pinned):
+            try:
+                version = await self._store.version(model, number)
+                await self._store.weights(model, number)
+            except NotFound as error:
+                raise PolicyError(f"a variant pins version {number}: {error}") from error
+            if version.status != "published":
+                raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
+
+    def _model(self, request: Request) -> str:
+        model: str = request.path_params["model"]
+        if model not in self._replica.models:
+            raise UnknownModel(model, list(self._replica.models))
+        return model
+
+    @staticmethod
+    async def _body(request: Request, shape: type[Any]) -> Any:
+        return _validate(shape, await read_body(request, 1_000_000))
+
+
+def _validate(shape: type[Any], body: bytes) -> Any:
+    try:
+        return shape.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"]) or "the body"
+        kind = BadRequest if first["type"] == "json_invalid" else Invalid
+        raise kind(f"{path}: {first['msg']}") from None
+
+
+def _policy_answer(snapshot: Snapshot) -> Response:
+    content = {"epoch": snapshot.epoch, "policy": snapshot.policy.model_dump(), "channels": snapshot.channels}
+    return answer(content, headers={"etag": f'"{snapshot.epoch}"'})

@@ -1,0 +1,23 @@
+"""What a replica is told when it starts; read once at the entry point and passed down."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServingSettings(BaseModel):
+    """Limits are per request or per replica. `token` guards the operator routes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    redis_url: str
+    prefix: str = "tidemill"
+    token: str = Field(default="", repr=False)
+    when_redis_is_away: Literal["durable", "available"] = "durable"
+    """durable: 503 until predictions can be logged; available: answer, buffer, and count what was lost."""
+    buffer_entries: int = 10_000
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_instances: int = 10_000
+    shadow_queue: int = 1000
+    lease_s: float = 5.0
+    redis_timeout_s: float = 5.0

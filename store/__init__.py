@@ -1,0 +1,1 @@
+"""What the online and the offline half share: records, schema, event log, registry and policy."""

@@ -1,0 +1,106 @@
+"""What a version is made of, and how ONNX Runtime opens it.
+
+A graph is exported once with every weight external; a version is only its weights, as safetensors, plus what its own
+session answered to the graph's golden inputs. Weights go in by `add_external_initializers`, which replaces them before the
+graph is optimised (`add_initializer` would serve stale constants wherever folding touched them).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from store.errors import StoreError
+from store.protocols import Graph
+from store.schema import Encoded
+
+NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"
+
+
+class ArtefactError(StoreError):
+    """A version's artefact is damaged, incomplete, or does not answer as its record says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open version. Keeps the weights alive: ONNX Runtime aliases their memory and nobody may write to it."""
+
+    runtime: onnxruntime.InferenceSession
+    inputs: frozenset[str]
+    kept_alive: tuple[object, ...]
+
+    def run(self, encoded: Encoded) -> np.ndarray:
+        """Return scores, float32 [rows, outputs]."""
+        feeds = {NUMBERS: encoded.numbers, CATEGORIES: encoded.categories}
+        if len(self.inputs) < len(feeds):
+            feeds = {name: feeds[name] for name in self.inputs}
+        return self.runtime.run(None, feeds)[0]  # pyright: ignore[reportReturnType]
+
+
+def open_session(graph: bytes, weights: bytes) -> Session:
+    """Open a graph with a version's weights on one thread.
+
+    Raises:
+        ArtefactError: the weights cannot be read, or do not fit the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    try:
+        tensors = load(weights)
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.array(tensor)) for tensor in tensors.values()]
+        options.add_external_initializers(list(tensors), values)
+        runtime = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
+        raise ArtefactError(f"the weights do not open: {str(error).splitlines()[0][:300]}") from error
+    except Exception as error:  # onnxruntime's own errors derive from Exception alone
+        if type(error).__module__.startswith("onnxruntime"):
+            raise ArtefactError(f"the graph does not open: {str(error).splitlines()[0][:300]}") from error
+        raise
+    names = frozenset(argument.name for argument in runtime.get_inputs())
+    return Session(runtime, names, (values, weights))
+
+
+def check_golden(session: Session, golden_inputs: bytes, golden: tuple[tuple[float, ...], ...], tolerance: float) -> None:
+    """Compare a session's answers with those on its version's record; this also warms it up.
+
+    Raises:
+        ArtefactError: they differ by more than the tolerance, or are not finite.
+    """
+    answers = session.run(unpack_golden(golden_inputs))
+    expected = np.asarray(golden, dtype=np.float32)
+    if answers.shape != expected.shape or not np.isfinite(answers).all():
+        raise ArtefactError(f"golden outputs have shape {answers.shape}, on record {expected.shape}, all must be finite")
+    difference = float(np.abs(answers - expected).max(initial=0.0))
+    if difference > tolerance:
+        raise ArtefactError(f"golden outputs differ from the record by {difference:.2g}, more than {tolerance:.2g}")
+
+
+def pack_golden(inputs: Encoded) -> bytes:
+    return save({NUMBERS: inputs.numbers, CATEGORIES: inputs.categories})
+
+
+def unpack_golden(packed: bytes) -> Encoded:
+    tensors = load(packed)
+    return Encoded(tensors[NUMBERS], tensors[CATEGORIES])
+
+
+def pack_weights(tensors: Mapping[str, np.ndarray]) -> bytes:
+    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+
+
+def digest_of(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def graph_of(onnx: bytes, golden: Encoded) -> Graph:
+    packed = pack_golden(golden)
+    return Graph(digest_of(onnx, packed)[:32], onnx, packed)

@@ -1,0 +1,52 @@
+"""What can go wrong in the store.
+
+    StoreError
+    ├── Unavailable          Redis does not answer, or cannot write
+    ├── Conflict             somebody else moved first: compare-and-set failed
+    │   ├── EpochConflict    the policy's epoch is no longer the expected one
+    │   └── Fenced           another consumer moved this position: this one must stop
+    ├── NotFound             no such model, version, graph or weights
+    ├── SchemaError          a feature class that cannot be turned into a schema
+    ├── SpecError            a model declaration that makes no sense, or differs from the one on record
+    └── PolicyError          a policy that makes no sense, or names what does not exist
+"""
+
+
+class StoreError(Exception):
+    """Root of the store's errors."""
+
+
+class Unavailable(StoreError):
+    """Redis does not answer, or refuses to write."""
+
+
+class Conflict(StoreError):
+    """A compare-and-set found another value than the expected one."""
+
+
+class EpochConflict(Conflict):
+    def __init__(self, model: str, expected: int, actual: int) -> None:
+        super().__init__(f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat")
+        self.model, self.expected, self.actual = model, expected, actual
+
+
+class Fenced(Conflict):
+    def __init__(self, consumer: str, expected: str, actual: str) -> None:
+        super().__init__(f"{consumer} is at {actual}, not at {expected}: another process has taken over")
+        self.consumer, self.expected, self.actual = consumer, expected, actual
+
+
+class NotFound(StoreError):
+    """The named thing is not in the store."""
+
+
+class SchemaError(StoreError):
+    """A feature class cannot be turned into a schema."""
+
+
+class SpecError(StoreError):
+    """A model declaration makes no sense, or differs from the one on record."""
+
+
+class PolicyError(StoreError):
+    """A policy makes no sense, or names what does not exist."""

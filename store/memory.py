@@ -1,0 +1,196 @@
+"""The store's protocols in one process's memory: for tests and simulations."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from store.errors import EpochConflict, Fenced, NotFound, SpecError
+from store.policy import Policy, Report, Snapshot
+from store.protocols import START, Advance, Commit, Entry, Graph, Version, position_key
+from store.spec import ModelRecord, Schedule
+
+
+@dataclass
+class _Model:
+    record: ModelRecord
+    graphs: dict[str, Graph] = field(default_factory=dict[str, Graph])
+    versions: list[Version] = field(default_factory=list[Version])
+    weights: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    snapshot: Snapshot = Snapshot()
+
+
+class MemoryStore:
+    """EventLog, ModelRegistry and PolicyBoard at once."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, list[Entry]] = {}
+        self._sequence = 0
+        self._consumers: dict[str, tuple[str, bytes]] = {}
+        self._blobs: dict[str, bytes] = {}
+        self._models: dict[str, _Model] = {}
+        self._reports: dict[str, tuple[float, Report]] = {}
+        self._moved = asyncio.Event()
+
+    async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
+        positions: list[str] = []
+        for stream, payload in entries:
+            self._sequence += 1
+            positions.append(f"1-{self._sequence}")
+            self._streams.setdefault(stream, []).append(Entry(positions[-1], payload))
+        self._wake()
+        return positions
+
+    async def read(self, stream: str, after: str, count: int, block_s: float = 0.0) -> list[Entry]:
+        deadline = monotonic() + block_s
+        while True:
+            moved = self._moved
+            key = position_key(after)
+            found = [entry for entry in self._streams.get(stream, []) if position_key(entry.position) > key][:count]
+            if found or not await self._moved_by(moved, deadline):
+                return found
+
+    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> None:
+        position, _ = await self.consumer(step.consumer)
+        if position != step.expected:
+            raise Fenced(step.consumer, step.expected, position)
+        self._consumers[step.consumer] = (step.position, step.state)
+        if step.blob:
+            self._blobs[step.consumer] = step.blob
+        await self.append(entries)
+
+    async def consumer(self, name: str) -> tuple[str, bytes]:
+        return self._consumers.get(name, (START, b""))
+
+    async def blob(self, consumer: str) -> bytes:
+        return self._blobs.get(consumer, b"")
+
+    async def last(self, stream: str) -> str:
+        entries = self._streams.get(stream)
+        return entries[-1].position if entries else START
+
+    async def trim(self, stream: str, before: str) -> int:
+        entries = self._streams.get(stream, [])
+        kept = [entry for entry in entries if position_key(entry.position) >= position_key(before)]
+        self._streams[stream] = kept
+        return len(entries) - len(kept)
+
+    async def register(self, record: ModelRecord) -> None:
+        known = self._models.get(record.name)
+        if known is None:
+            self._models[record.name] = _Model(record)
+        else:
+            known.record = merged(known.record, record)
+        self._wake()
+
+    async def models(self) -> dict[str, ModelRecord]:
+        return {name: model.record for name, model in self._models.items()}
+
+    async def set_schedule(self, model: str, schedule: Schedule) -> None:
+        known = self._model(model)
+        known.record = known.record.model_copy(update={"schedule": schedule})
+
+    async def put_graph(self, model: str, graph: Graph) -> None:
+        self._model(model).graphs[graph.digest] = graph
+
+    async def graph(self, model: str, digest: str) -> Graph:
+        graphs = self._model(model).graphs
+        if digest not in graphs:
+            raise NotFound(f"model '{model}' has no graph {digest}")
+        return graphs[digest]
+
+    async def commit(self, model: str, commit: Commit) -> Version | None:
+        known = self._model(model)
+        await self.advance(commit.step, [])
+        if commit.version is None:
+            return None
+        version = commit.version.model_copy(update={"number": len(known.versions) + 1})
+        known.versions.append(version)
+        if version.status == "published":
+            known.weights[version.number] = commit.weights
+            channels = {**known.snapshot.channels, f"{version.line}@latest": version.number}
+            update = {"channels": channels, "channel_seq": known.snapshot.channel_seq + 1}
+            known.snapshot = known.snapshot.model_copy(update=update)
+        self._wake()
+        return version
+
+    async def versions(self, model: str, last: int = 100) -> list[Version]:
+        return self._model(model).versions[::-1][:last]
+
+    async def version(self, model: str, number: int) -> Version:
+        versions = self._model(model).versions
+        if not 1 <= number <= len(versions):
+            raise NotFound(f"model '{model}' has no version {number}")
+        return versions[number - 1]
+
+    async def weights(self, model: str, number: int) -> bytes:
+        weights = self._model(model).weights
+        if number not in weights:
+            raise NotFound(f"the weights of version {number} of model '{model}' are not kept")
+        return weights[number]
+
+    async def forget_weights(self, model: str, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._model(model).weights.pop(number, None)
+
+    async def snapshot(self, model: str) -> Snapshot:
+        return self._model(model).snapshot
+
+    async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
+        known = self._model(model)
+        epoch = known.snapshot.epoch
+        if epoch != expected_epoch:
+            raise EpochConflict(model, expected_epoch, epoch)
+        known.snapshot = known.snapshot.model_copy(update={"policy": policy, "epoch": epoch + 1})
+        self._wake()
+        return epoch + 1
+
+    async def changes(self, after: str, block_s: float) -> str:
+        deadline = monotonic() + block_s
+        while True:
+            moved = self._moved
+            if position_key(f"1-{self._sequence}") > position_key(after):
+                return f"1-{self._sequence}"
+            if not await self._moved_by(moved, deadline):
+                return after
+
+    async def report(self, report: Report, lease_s: float) -> None:
+        self._reports[report.name] = (monotonic() + lease_s, report)
+
+    async def reports(self) -> list[Report]:
+        now = monotonic()
+        self._reports = {name: kept for name, kept in self._reports.items() if kept[0] > now}
+        return [report for _, report in self._reports.values()]
+
+    def _model(self, model: str) -> _Model:
+        if model not in self._models:
+            raise NotFound(f"no model '{model}'; there are: {', '.join(self._models) or 'none'}")
+        return self._models[model]
+
+    def _wake(self) -> None:
+        self._sequence += 1
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    @staticmethod
+    async def _moved_by(moved: asyncio.Event, deadline: float) -> bool:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - monotonic())):
+                await moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def merged(known: ModelRecord, record: ModelRecord) -> ModelRecord:
+    """Return the record to keep when a model is declared again.
+
+    Raises:
+        SpecError: its features, objective or network changed, so its weights would not fit.
+    """
+    if known.digest != record.digest:
+        raise SpecError(
+            f"model '{record.name}' is on record with other features, objective or network, and its weights do not fit "
+            "these: declare the new one under another name, or start with an empty data directory"
+        )
+    return record.model_copy(update={"schedule": known.schedule})

@@ -1,0 +1,21 @@
+"""What a model's streams and their readers are called."""
+
+from store.policy import MAIN
+
+
+def log_stream(model: str) -> str:
+    """Predictions, shadow scores, feedback, cuts and ticks, in one order."""
+    return f"{model}:log"
+
+
+def outcome_stream(model: str) -> str:
+    """What the join makes of the log: outcomes and cuts."""
+    return f"{model}:outcomes"
+
+
+def join_consumer(model: str) -> str:
+    return f"join:{model}"
+
+
+def learner_consumer(model: str, line: str = MAIN) -> str:
+    return f"learner:{model}:{line}"

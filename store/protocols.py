@@ -1,0 +1,205 @@
+"""The seams between Tidemill and its storage. `store.testing` holds the contract that every implementation passes.
+
+All calls are coroutines and safe to call concurrently from one event loop. Positions are opaque strings that sort by
+`position_key`; "0-0" is before everything. When storage does not answer, every call raises `Unavailable`; a call that
+raised may or may not have happened.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from store.policy import Policy, Report, Snapshot
+from store.spec import ModelRecord, Schedule
+
+START = "0-0"
+
+
+def position_key(position: str) -> tuple[int, int]:
+    """Sort key of a position.
+
+    >>> position_key("5-10") > position_key("5-9")
+    True
+    """
+    milliseconds, _, sequence = position.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    position: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A consumer's step: it was at `expected`, has taken everything up to `position`, and remembers `state` (small, anyone may
+    look at it) and `blob` (empty: the one it had)."""
+
+    consumer: str
+    expected: str
+    position: str
+    state: bytes = b""
+    blob: bytes = b""
+
+
+class EventLog(Protocol):
+    """Append-only streams with durable, totally ordered entries."""
+
+    async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Append (stream, payload) pairs in order, each atomic; return their positions once they are durable."""
+        ...
+
+    async def read(self, stream: str, after: str, count: int, block_s: float = 0.0) -> list[Entry]:
+        """Return up to `count` entries after a position, waiting up to `block_s` for the first one."""
+        ...
+
+    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> None:
+        """Append entries and move a consumer, both or neither.
+
+        Raises:
+            Fenced: the consumer is not at `step.expected`: somebody else moved it.
+        """
+        ...
+
+    async def consumer(self, name: str) -> tuple[str, bytes]:
+        """Return a consumer's position and state; START and nothing for a new one."""
+        ...
+
+    async def blob(self, consumer: str) -> bytes:
+        """Return a consumer's blob; nothing for a new one."""
+        ...
+
+    async def last(self, stream: str) -> str:
+        """Return the position of the newest entry ever appended, START if there was none."""
+        ...
+
+    async def trim(self, stream: str, before: str) -> int:
+        """Drop entries before a position; return how many went."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An exported network without its weights, and the inputs that every version of it is checked with."""
+
+    digest: str
+    onnx: bytes
+    golden_inputs: bytes
+
+
+class Version(BaseModel):
+    """One immutable trained artefact. `position` is the cut in the outcome stream that it was trained up to, `log_position`
+    how far the log had been joined by then, `label_times` a sample of when its labels were received."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int = 0
+    model: str
+    line: str
+    parent: int = 0
+    status: str = "published"
+    reason: str = ""
+    position: str
+    log_position: str = START
+    created_at: float = 0.0
+    graph: str = ""
+    weights: str = ""
+    spec: str = ""
+    outcomes: int = 0
+    metrics: dict[str, float] = {}
+    label_times: tuple[float, ...] = ()
+    golden: tuple[tuple[float, ...], ...] = ()
+    tolerance: float = 1e-4
+    lineage: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A learner's step: position and state move, and a version may be published, all or nothing."""
+
+    step: Advance
+    version: Version | None = None
+    weights: bytes = b""
+
+
+class ModelRegistry(Protocol):
+    """Models, graphs, versions and their weights."""
+
+    async def register(self, record: ModelRecord) -> None:
+        """Put a model on record. The same declaration again changes only what may change, and not the schedule.
+
+        Raises:
+            SpecError: a model of this name is on record whose weights would not fit.
+        """
+        ...
+
+    async def models(self) -> dict[str, ModelRecord]: ...
+
+    async def set_schedule(self, model: str, schedule: Schedule) -> None:
+        """Change when micro-batches end; raises NotFound."""
+        ...
+
+    async def put_graph(self, model: str, graph: Graph) -> None: ...
+
+    async def graph(self, model: str, digest: str) -> Graph:
+        """Raises NotFound."""
+        ...
+
+    async def commit(self, model: str, commit: Commit) -> Version | None:
+        """Move the learner and publish its version under the next number; `published` ones become the line's latest.
+
+        Idempotent under (line, position): a position publishes once.
+
+        Raises:
+            Fenced: the learner is not at `commit.step.expected`.
+        """
+        ...
+
+    async def versions(self, model: str, last: int = 100) -> list[Version]:
+        """Return the newest versions, newest first."""
+        ...
+
+    async def version(self, model: str, number: int) -> Version:
+        """Raises NotFound."""
+        ...
+
+    async def weights(self, model: str, number: int) -> bytes:
+        """Raises NotFound."""
+        ...
+
+    async def forget_weights(self, model: str, numbers: Sequence[int]) -> None:
+        """Drop weights that nothing needs any more; the version's record stays."""
+        ...
+
+
+class PolicyBoard(Protocol):
+    """Policies and channels, and who has applied them."""
+
+    async def snapshot(self, model: str) -> Snapshot: ...
+
+    async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
+        """Replace the policy; return the new epoch.
+
+        Raises:
+            EpochConflict: the epoch is not the expected one.
+        """
+        ...
+
+    async def changes(self, after: str, block_s: float) -> str:
+        """Wait until something changed after `after`; return the newest change's position (`after` itself on timeout)."""
+        ...
+
+    async def report(self, report: Report, lease_s: float) -> None:
+        """Keep what a replica or trainer says of itself for as long as its lease lasts."""
+        ...
+
+    async def reports(self) -> list[Report]:
+        """Return what is said by those whose lease has not run out."""
+        ...
+
+
+class Store(EventLog, ModelRegistry, PolicyBoard, Protocol):
+    """All of it, as one Redis gives it."""

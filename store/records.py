@@ -1,0 +1,191 @@
+"""What goes through the event log, and its packed form.
+
+A model's *log* holds predictions (one entry per request), shadow scores, feedback, cut requests and ticks, in one order. The
+join turns it into the *outcome* stream: outcomes and cuts. Entries are msgpack arrays led by a one-letter kind; floats in
+predictions and shadows are kept as served. Times are seconds since 1970.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgpack
+
+from store.schema import Row
+
+Label = float | int | str
+OutcomeKind = Literal["label", "default", "correction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Which arm answered: `version` is 0 while a model has none, `propensity` the probability of this choice."""
+
+    variant: str
+    version: int
+    propensity: float
+    experiment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """All predictions of one request; the lists run parallel, `arms[i]` indexes `served`."""
+
+    at: float
+    ids: list[str]
+    units: list[str]
+    rows: list[Row]
+    outputs: list[list[float]]
+    served: list[Served]
+    arms: list[int]
+    latency_s: float = 0.0
+    event_times: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shadows:
+    """The scores of one shadowing variant for some predictions of one request."""
+
+    at: float
+    ids: list[str]
+    outputs: list[list[float]]
+    variant: str
+    version: int
+    experiment: str
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """One label as it was posted. `event_time` is when it became true, where the client says so."""
+
+    id: str
+    label: Label
+    event_time: float | None = None
+    source: str = ""
+    confidence: float = 1.0
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackBatch:
+    at: float
+    events: list[Feedback]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The end of a micro-batch. In the outcome stream `log_position` is how far the join had read the log."""
+
+    reason: str
+    at: float = 0.0
+    log_position: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes: closes label windows when no traffic does."""
+
+    at: float
+
+
+LogRecord = Predictions | Shadows | FeedbackBatch | Cut | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A prediction joined with its label."""
+
+    id: str
+    unit: str
+    row: Row
+    output: list[float]
+    served: Served
+    label: Label
+    kind: OutcomeKind
+    final: bool
+    predicted_at: float
+    labelled_at: float
+    received_at: float
+    source: str = ""
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Consecutive outcomes, in order."""
+
+    outcomes: list[Outcome]
+
+
+OutcomeRecord = Outcomes | Cut
+
+
+def pack_log(record: LogRecord) -> bytes:
+    match record:
+        case Predictions():
+            served = [(arm.variant, arm.version, arm.propensity, arm.experiment) for arm in record.served]
+            body: Any = (
+                "p", record.at, record.ids, record.units, record.rows, record.outputs, served, record.arms,
+                record.latency_s, record.event_times,
+            )  # fmt: skip
+        case Shadows():
+            body = (
+                "s", record.at, record.ids, record.outputs, record.variant, record.version, record.experiment,
+                record.latency_s,
+            )  # fmt: skip
+        case FeedbackBatch():
+            events = [(e.id, e.label, e.event_time, e.source, e.confidence, e.item) for e in record.events]
+            body = ("f", record.at, events)
+        case Cut():
+            body = ("c", record.reason, record.at, record.log_position)
+        case Tick():
+            body = ("t", record.at)
+    return _pack(body)
+
+
+def unpack_log(payload: bytes) -> LogRecord:
+    kind, *rest = _unpack(payload)
+    match kind:
+        case "p":
+            at, ids, units, rows, outputs, served, arms, latency_s, event_times = rest
+            return Predictions(
+                at, ids, units, rows, outputs, [Served(*arm) for arm in served], arms, latency_s, event_times
+            )
+        case "s":
+            return Shadows(*rest)
+        case "f":
+            return FeedbackBatch(rest[0], [Feedback(*event) for event in rest[1]])
+        case "c":
+            return Cut(*rest)
+        case "t":
+            return Tick(*rest)
+        case _:
+            raise ValueError(f"no log record is of kind {kind!r}")
+
+
+def pack_outcomes(record: OutcomeRecord) -> bytes:
+    if isinstance(record, Cut):
+        return _pack(("c", record.reason, record.at, record.log_position))
+    body = [
+        (
+            o.id, o.unit, o.row, o.output, (o.served.variant, o.served.version, o.served.propensity, o.served.experiment),
+            o.label, o.kind, o.final, o.predicted_at, o.labelled_at, o.received_at, o.source, o.confidence,
+        )
+        for o in record.outcomes
+    ]  # fmt: skip
+    return _pack(("o", body))
+
+
+def unpack_outcomes(payload: bytes) -> OutcomeRecord:
+    kind, *rest = _unpack(payload)
+    if kind == "c":
+        return Cut(*rest)
+    return Outcomes([Outcome(*o[:4], Served(*o[4]), *o[5:]) for o in rest[0]])
+
+
+def _pack(body: Any) -> bytes:
+    return msgpack.packb(body, unicode_errors="surrogatepass")  # pyright: ignore[reportReturnType]
+
+
+def _unpack(payload: bytes) -> Any:
+    return msgpack.unpackb(payload, unicode_errors="surrogatepass", strict_map_key=False)

@@ -1,0 +1,181 @@
+"""A model's declaration: what a user writes once (`ModelSpec`), and the part of it that the store keeps (`ModelRecord`)."""
+
+import hashlib
+import importlib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from store.errors import SpecError
+from store.schema import Schema, schema_of
+
+Objective = Literal["binary", "multiclass", "regression", "ranking"]
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class LabelPolicy(BaseModel):
+    """When an outcome becomes final.
+
+    on_label: when its label comes; without one inside `window_s` it never does.
+    at_window: when the window closes, with the label that came or else with `default`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["on_label", "at_window"] = "on_label"
+    window_s: float = 7 * 86_400.0
+    default: float | int | str | None = None
+
+
+class Schedule(BaseModel):
+    """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds, or (both None) by hand alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outcomes: int | None = None
+    seconds: float | None = 2.0
+
+
+class Learning(BaseModel):
+    """How the learner takes a micro-batch: `passes` times over it, in steps of at most `rows` rows, by Adagrad."""
+
+    model_config = ConfigDict(frozen=True)
+
+    learning_rate: float = 0.05
+    passes: int = 3
+    rows: int = 1024
+    clip: float = 10.0
+    seed: int = 0
+
+
+class ModelRecord(BaseModel):
+    """What the store keeps of a ModelSpec: all that serving needs, and no code."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    features: Schema
+    objective: Objective
+    classes: tuple[str, ...] = ()
+    labels: LabelPolicy = LabelPolicy()
+    learning: Learning = Learning()
+    schedule: Schedule = Schedule()
+    clock: Literal["log", "event"] = "log"
+    max_skew_s: float = 86_400.0
+    network: str = ""
+    """Where the torch network comes from, empty for the default one."""
+
+    @property
+    def outputs(self) -> int:
+        """Columns of the network's output."""
+        return len(self.classes) if self.objective == "multiclass" else 1
+
+    @property
+    def digest(self) -> str:
+        """Changes when weights of one declaration would not fit the other."""
+        fixed = self.model_dump_json(include={"name", "features", "objective", "classes", "network"})
+        return hashlib.sha256(fixed.encode()).hexdigest()[:16]
+
+    def label_error(self, label: object) -> str | None:
+        """Say what is wrong with a label, or None."""
+        if self.objective == "multiclass":
+            fits = isinstance(label, str) and label in self.classes
+            return None if fits else f"label must be one of {', '.join(self.classes)}"
+        if not isinstance(label, bool | int | float):
+            return "label must be a number" if self.objective != "binary" else "label must be 0, 1, false or true"
+        if self.objective == "binary":
+            return None if label in (0, 1) else "label must be 0, 1, false or true"
+        return None if _is_float32(label) else "label must be a finite number"
+
+    def output(self, scores: list[float]) -> dict[str, Any]:
+        """Return a network's output row as the answer shows it."""
+        match self.objective:
+            case "binary":
+                return {"probability": scores[0]}
+            case "multiclass":
+                best = max(range(len(scores)), key=scores.__getitem__)
+                return {"class": self.classes[best], "probabilities": dict(zip(self.classes, scores, strict=True))}
+            case "regression":
+                return {"value": scores[0]}
+            case "ranking":
+                return {"score": scores[0]}
+
+
+def _is_float32(value: float) -> bool:
+    try:
+        return math.isfinite(value) and abs(value) <= 3.4e38
+    except OverflowError:
+        return False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a user declares of a model.
+
+    Args:
+        name: lower-case letters, digits, '.', '_', '-'; at most 63.
+        features: a pydantic class of what is known when the prediction is asked for.
+        objective: binary, multiclass (with `classes`), regression or ranking.
+        network: called with the schema and the number of outputs, returns a torch module whose `forward(numbers, categories)`
+            gives logits [rows, outputs]; None takes the default network for tabular features.
+        clock: 'log' (the time of arrival) or 'event' (the `at` of each instance: replays and backfills).
+    """
+
+    name: str
+    features: type[BaseModel]
+    objective: Objective = "binary"
+    classes: tuple[str, ...] = ()
+    labels: LabelPolicy = LabelPolicy()
+    learning: Learning = Learning()
+    schedule: Schedule = Schedule()
+    network: Callable[[Schema, int], Any] | None = None
+    clock: Literal["log", "event"] = "log"
+    max_skew_s: float = 86_400.0
+    record: ModelRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not MODEL_NAME.fullmatch(self.name):
+            raise SpecError(f"model name {self.name!r}: use lower-case letters, digits, '.', '_' and '-', at most 63")
+        if self.objective == "multiclass" and len(set(self.classes)) < 2:
+            raise SpecError(f"model '{self.name}': a multiclass objective needs at least two different classes")
+        network = f"{self.network.__module__}:{self.network.__qualname__}" if self.network else ""
+        record = ModelRecord(
+            name=self.name,
+            features=schema_of(self.features),
+            objective=self.objective,
+            classes=self.classes,
+            labels=self.labels,
+            learning=self.learning,
+            schedule=self.schedule,
+            clock=self.clock,
+            max_skew_s=self.max_skew_s,
+            network=network,
+        )
+        if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):
+            raise SpecError(f"model '{self.name}': the label policy's default is {self.labels.default!r}: {wrong}")
+        if self.labels.kind == "at_window" and self.labels.default is None:
+            raise SpecError(f"model '{self.name}': labels at_window need a default label")
+        object.__setattr__(self, "record", record)
+
+
+def load_spec(path: str) -> ModelSpec:
+    """Import `package.module:attribute`.
+
+    Raises:
+        SpecError: nothing is there, or it is no ModelSpec.
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        raise SpecError(f"spec '{path}': write it as package.module:attribute, such as examples.flights:spec")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SpecError(f"spec '{path}': cannot import {module_name}: {error}") from error
+    spec = getattr(module, attribute, None)
+    if not isinstance(spec, ModelSpec):
+        raise SpecError(f"spec '{path}': {module_name} has no ModelSpec named '{attribute}'")
+    return spec

@@ -1,0 +1,224 @@
+"""However a platform ends, nothing of it stays behind, and another can start at once in its place."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.haproxy import corrected
+from deploy.serve_settings import find_haproxy, free_ports
+
+pytestmark = pytest.mark.chaos
+
+_ROOT = Path(__file__).parents[2]
+_START_SECONDS = 180.0
+_STOP_SECONDS = 15.0
+_DRIVER = """
+import signal, sys
+from pathlib import Path
+from deploy.cluster import start_ray, stop_ray
+
+cluster = start_ray(port=int(sys.argv[1]), use_haproxy=None if sys.argv[2] == "haproxy" else False)
+from ray import serve
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+def build():
+    import words  # lies in the working directory of the driver
+    async def answer(request):
+        return PlainTextResponse(words.ANSWER)
+    return Starlette(routes=[Route("/", answer)])
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+@serve.ingress(build)
+class Answers:
+    pass
+
+serve.run(Answers.bind())
+print(cluster.run_directory, flush=True)
+try:
+    sys.stdin.read()
+except KeyboardInterrupt:
+    pass
+stop_ray(cluster)
+"""
+
+
+@dataclass(frozen=True)
+class Platform:
+    driver: "subprocess.Popen[str]"
+    port: int
+    run_directory: Path
+    processes: list[psutil.Process]
+
+
+def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _eventually(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def _answer(port: int) -> str | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+            return response.read().decode()
+    except (urllib.error.URLError, ConnectionError):
+        return None
+
+
+def _spawn(directory: Path, port: int, proxy: str) -> "subprocess.Popen[str]":
+    (directory / "words.py").write_text('ANSWER = "at your service"\n')
+    return subprocess.Popen(
+        [sys.executable, "-c", _DRIVER, str(port), proxy],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_survivors() -> Iterator[None]:
+    """Whatever a failed test leaves running must not disturb the next."""
+    yield
+    for child in psutil.Process().children():
+        if _DRIVER in child.cmdline():
+            child.kill()
+
+
+def _start(directory: Path, port: int, proxy: str = "haproxy") -> Platform:
+    driver = _spawn(directory, port, proxy)
+    assert driver.stdout is not None
+    assert driver.stderr is not None
+    run_directory = driver.stdout.readline().strip()
+    assert run_directory, driver.stderr.read()
+    assert _eventually(lambda: _answer(port) == "at your service", _START_SECONDS)
+    return Platform(driver, port, Path(run_directory), psutil.Process(driver.pid).children(recursive=True))
+
+
+def _assert_nothing_is_left(platform: Platform) -> None:
+    assert _eventually(lambda: not _alive(platform.processes), _STOP_SECONDS), _alive(platform.processes)
+    assert _eventually(lambda: not platform.run_directory.exists(), _STOP_SECONDS), platform.run_directory
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", platform.port)) != 0
+
+
+def _end(platform: Platform) -> float:
+    began = time.monotonic()
+    platform.driver.communicate(timeout=60)
+    return time.monotonic() - began
+
+
+def _listening(processes: list[psutil.Process]) -> dict[tuple[str, int], str]:
+    return {
+        (connection.laddr.ip, connection.laddr.port): process.name()
+        for process in _alive(processes)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ip_address(address)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_loopback
+
+
+@pytest.mark.parametrize("proxy", ["haproxy", "own"])
+def test_all_of_it_listens_on_loopback_and_ends_with_stop(tmp_path: Path, proxy: str) -> None:
+    if proxy == "haproxy" and find_haproxy() is None:
+        pytest.skip("no HAProxy for this platform")
+    platform = _start(tmp_path, free_ports(1)[0], proxy)
+    own = [*platform.processes, psutil.Process(platform.driver.pid)]
+    listening = _listening(own)
+    assert any(port == platform.port for _, port in listening)
+    assert {where: name for where, name in listening.items() if not _is_loopback(where[0])} == {}
+    assert any(process.name() == "haproxy" for process in own) is (proxy == "haproxy")
+    sockets = [path for path in platform.run_directory.rglob("*") if path.is_socket()]
+    assert sockets
+    assert platform.run_directory.stat().st_mode & 0o077 == 0
+    assert _end(platform) < _STOP_SECONDS
+    assert platform.driver.returncode == 0
+    _assert_nothing_is_left(platform)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    platform = _start(tmp_path, free_ports(1)[0])
+    platform.driver.send_signal(number)
+    assert _end(platform) < _STOP_SECONDS
+    _assert_nothing_is_left(platform)
+
+
+def test_a_kill_leaves_nothing_and_the_next_starts_at_once(tmp_path: Path) -> None:
+    first = _start(tmp_path, free_ports(1)[0])
+    first.driver.kill()
+    _end(first)
+    second = _start(tmp_path, first.port)
+    assert not _alive(first.processes)
+    assert not first.run_directory.exists()
+    second.driver.kill()
+    _end(second)
+    _assert_nothing_is_left(second)
+
+
+def test_a_port_in_use_is_named_before_ray_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        began = time.monotonic()
+        driver = _spawn(tmp_path, port, "haproxy")
+        _, errors = driver.communicate(timeout=60)
+    assert driver.returncode != 0
+    assert f"port {port} on 127.0.0.1 cannot be used" in errors
+    assert time.monotonic() - began < 10
+    assert "GCS" not in errors
+
+
+def test_every_port_but_the_applications_goes_to_loopback() -> None:
+    given = """global
+    log 127.0.0.1:514 local0 info
+    stats socket /run/a.sock mode 666 level admin expose-fd listeners
+defaults
+    log global
+frontend prometheus
+    bind :9101
+frontend http_frontend
+    bind 127.0.0.1:8000
+backend b
+    server s 10.0.0.1:30000 check
+frontend grpc_frontend
+    bind *:9000 proto h2
+listen stats
+  bind *:8404
+"""
+    lines = [line.strip() for line in corrected(given, "0.0.0.0").splitlines()]
+    assert [line for line in lines if line.startswith("bind")] == [
+        "bind 127.0.0.1:9101",
+        "bind 0.0.0.0:8000",
+        "bind 0.0.0.0:9000 proto h2",
+        "bind 127.0.0.1:8404",
+    ]
+    assert "stats socket /run/a.sock mode 600 level admin expose-fd listeners" in lines
+    assert not any("514" in line for line in lines)
+    assert "server s 10.0.0.1:30000 check" in lines

@@ -1,0 +1,129 @@
+"""The tabular network: statistics merge exactly, every shape of input works, and its export is the same network."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from trainer.network import CLIP, Standardise, TabularNetwork
+
+NUMBERS, BUCKETS = 3, (16, 8, 32)
+
+
+def _inputs(rows: int, numbers: int, buckets: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random network inputs with a fifth of the numbers missing."""
+    generator = np.random.default_rng(seed)
+    values = generator.normal(50.0, 7.0, (rows, numbers)).astype(np.float32)
+    values[generator.random((rows, numbers)) < 0.2] = np.nan
+    columns = [generator.integers(0, count, rows) for count in buckets]
+    categories = np.stack(columns, axis=1) if columns else np.zeros((rows, 0))
+    return torch.from_numpy(values), torch.from_numpy(categories.astype(np.int64))
+
+
+def _trained(numbers: int, buckets: tuple[int, ...], outputs: int) -> TabularNetwork:
+    """A network whose every parameter has moved, so nothing is equal by being zero."""
+    torch.manual_seed(0)
+    network = TabularNetwork(numbers, buckets, outputs)
+    optimiser = torch.optim.Adagrad(network.parameters(), lr=0.1)
+    x, categories = _inputs(64, numbers, buckets)
+    network.observe(x)
+    for _ in range(3):
+        optimiser.zero_grad()
+        torch.nn.functional.softplus(network(x, categories)).sum().backward()
+        optimiser.step()
+    return network
+
+
+def test_statistics_of_pieces_are_those_of_the_whole() -> None:
+    x, _ = _inputs(1000, NUMBERS, ())
+    standardise = Standardise(NUMBERS)
+    for piece in torch.split(x, [1, 1, 7, 391, 600]):
+        standardise.observe(piece)
+    whole = x.double().numpy()
+    np.testing.assert_allclose(standardise.mean, np.nanmean(whole, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(standardise.variance, np.nanvar(whole, axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(standardise.count, (~np.isnan(whole)).sum(axis=0))
+
+
+def test_a_column_that_is_never_filled_in_stays_harmless() -> None:
+    standardise = Standardise(2)
+    x = torch.tensor([[1.0, torch.nan], [3.0, torch.nan]])
+    standardise.observe(x)
+    standardise.observe(x)
+    np.testing.assert_allclose(standardise(x), [[-1, 0, 0, 1], [1, 0, 0, 1]], atol=1e-6)
+    # The first value of a column, ever, must not explode either.
+    assert standardise(torch.tensor([[2.0, 1e9]]))[0, 1] == CLIP
+
+
+def test_an_empty_batch_changes_nothing() -> None:
+    standardise = Standardise(2)
+    standardise.observe(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    before = {name: value.clone() for name, value in standardise.state_dict().items()}
+    standardise.observe(torch.empty(0, 2))
+    assert all(torch.equal(value, before[name]) for name, value in standardise.state_dict().items())
+
+
+@pytest.mark.parametrize(("numbers", "buckets"), [(NUMBERS, BUCKETS), (0, BUCKETS), (NUMBERS, ()), (1, (4,))])
+def test_any_mix_of_columns_learns(numbers: int, buckets: tuple[int, ...]) -> None:
+    network = _trained(numbers, buckets, 2)
+    logits = network(*_inputs(5, numbers, buckets))
+    assert logits.shape == (5, 2)
+    assert bool(logits.isfinite().all())
+    assert network(*_inputs(0, numbers, buckets)).shape == (0, 2)
+
+
+def test_a_network_without_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        TabularNetwork(0, (), 1)
+
+
+def test_fields_do_not_share_rows() -> None:
+    network = _trained(0, (4, 4), 1)
+    categories = torch.tensor([[1, 1]])
+    before = network(torch.empty(1, 0), categories)
+    with torch.no_grad():
+        network.table[1] += 1.0
+        network.table[5] -= 1.0
+    after = network(torch.empty(1, 0), categories)
+    other = network(torch.empty(1, 0), torch.tensor([[2, 2]]))
+    assert not torch.equal(before, after)
+    with torch.no_grad():
+        network.table[[0, 1, 3, 4, 5, 7]] = 0.0
+    assert torch.equal(other, network(torch.empty(1, 0), torch.tensor([[2, 2]])))
+
+
+@pytest.mark.parametrize(("numbers", "buckets"), [(NUMBERS, BUCKETS), (0, BUCKETS), (NUMBERS, ()), (1, (4,))])
+@pytest.mark.filterwarnings("default")
+def test_the_exported_graph_is_the_same_network(tmp_path: Path, numbers: int, buckets: tuple[int, ...]) -> None:
+    network = _trained(numbers, buckets, 2).eval()
+    rows = torch.export.Dim("rows", min=1, max=1 << 20)
+    program = torch.onnx.export(
+        network,
+        _inputs(7, numbers, buckets),
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        input_names=["numbers", "categories"],
+        output_names=["logits"],
+        dynamic_shapes={"numbers": {0: rows}, "categories": {0: rows}},
+    )
+    assert program is not None
+    path = tmp_path / "graph.onnx"
+    program.save(path)
+    state = {name: value for name, value in network.state_dict().items() if name not in network.training_only}
+    initializers = {item.name for item in onnx.load(path).graph.initializer}
+    assert set(state) <= initializers
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 50):
+        x, categories = _inputs(count, numbers, buckets, seed=count)
+        feed = {"numbers": x.numpy(), "categories": categories.numpy()}
+        logits = np.asarray(session.run(None, {item.name: feed[item.name] for item in session.get_inputs()})[0])
+        np.testing.assert_allclose(logits, network(x, categories).detach(), atol=1e-5)
+
+
+def test_only_the_counts_stay_out_of_the_graph() -> None:
+    assert TabularNetwork(NUMBERS, BUCKETS, 1).training_only == {"standardise.count"}
+    assert TabularNetwork(0, BUCKETS, 1).training_only == frozenset()

@@ -1,0 +1,1 @@
+"""The offline half: label join, learner, gates, checkpoints, export and the loop that publishes versions."""

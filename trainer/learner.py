@@ -1,0 +1,181 @@
+"""The stateful object that learns: a network, its feature statistics, its optimiser; one micro-batch at a time."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from store.artefact import open_session, unpack_golden
+from store.protocols import Graph
+from store.records import Outcome
+from store.schema import Encoded, Encoder
+from store.spec import ModelRecord, ModelSpec
+from trainer.errors import CheckpointError
+from trainer.export import Scorer, export
+from trainer.network import TabularNetwork
+
+RECENT = 0.98
+"""Decay, per micro-batch, of the recent progressive loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a micro-batch did. `loss` is progressive: measured on each row before the learner has seen its label.
+
+    `rejected` says why the batch's result may not be published; the learner is then as it was before the batch.
+    """
+
+    rows: int
+    loss: float
+    recent_loss: float
+    rejected: str = ""
+
+
+class Learner:
+    """Learns micro-batches of outcomes. Deterministic: same batches on the same machine and build, same bits."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(spec.learning.seed)
+        self.record: ModelRecord = spec.record
+        self.scorer = Scorer(_network(spec), spec.objective)
+        self._encoder = Encoder(self.record.features)
+        self._loss = _losses(self.record)
+        parameters = self.scorer.parameters()
+        self._optimiser = torch.optim.Adagrad(parameters, lr=spec.learning.learning_rate, foreach=True)
+        self._recent = (0.0, 0.0)
+
+    def export(self) -> Graph:
+        return export(self.scorer, self.record.features)
+
+    def learn(self, outcomes: Sequence[Outcome], seed: str) -> Learned:
+        """Score, then learn, `learning.passes` times over the batch. `seed` makes what is random repeatable after a crash."""
+        torch.manual_seed(int.from_bytes(seed.encode()[-7:], "big") + self.record.learning.seed)
+        encoded = self._encoder.encode([outcome.row for outcome in outcomes])
+        labels = self._labels(outcomes)
+        before, recent = self._tensors(copy=True), self._recent
+        try:
+            loss = self._progressive(encoded, labels)
+            self._fit(encoded, labels)
+            problem = self._problem()
+        except (RuntimeError, ValueError) as error:
+            problem, loss = f"learning failed: {str(error).splitlines()[0][:300]}", float("nan")
+        if problem:
+            self._restore(before)
+            self._recent = recent
+            return Learned(len(outcomes), loss, self._recent_loss, problem)
+        weight = self._recent[1] * RECENT + len(outcomes)
+        self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(outcomes)) / weight, weight)
+        return Learned(len(outcomes), loss, self._recent_loss)
+
+    def weights(self) -> bytes:
+        """What a version ships, as safetensors."""
+        return save({name: tensor.detach().contiguous() for name, tensor in self.scorer.weights().items()})
+
+    def golden(self, graph: Graph, weights: bytes) -> tuple[tuple[float, ...], ...]:
+        """Answer the graph's golden inputs with ONNX Runtime, as a replica will."""
+        scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
+        return tuple(tuple(row) for row in scores.tolist())
+
+    def checkpoint(self) -> bytes:
+        """Everything that is not in the weights: the optimiser, what only training needs, the recent loss."""
+        shipped = self.scorer.weights().keys()
+        rest = {name: tensor.contiguous() for name, tensor in self._tensors().items() if name not in shipped}
+        return save(rest, {"recent": json.dumps(self._recent)})
+
+    def restore(self, weights: bytes, checkpoint: bytes) -> None:
+        """Become the learner that wrote these.
+
+        Raises:
+            CheckpointError: they cannot be read or are of another network.
+        """
+        try:
+            self._restore(load(weights) | load(checkpoint))
+            header = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])
+            mean, weight = json.loads(header["__metadata__"]["recent"])
+        except Exception as error:  # safetensors and torch raise many kinds
+            raise CheckpointError(f"the checkpoint does not fit this network: {str(error).splitlines()[0]}") from error
+        self._recent = (mean, weight)
+
+    @property
+    def _recent_loss(self) -> float:
+        return self._recent[0]
+
+    def _tensors(self, copy: bool = False) -> dict[str, Tensor]:
+        tensors = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
+        for name, parameter in self.scorer.named_parameters():
+            state = self._optimiser.state[parameter]
+            tensors[f"adagrad.sum:{name}"] = state["sum"]
+            tensors[f"adagrad.step:{name}"] = state["step"]
+        return {name: tensor.clone() for name, tensor in tensors.items()} if copy else tensors
+
+    @torch.no_grad()
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        mine = self._tensors()
+        if mine.keys() != tensors.keys():
+            raise ValueError(f"tensors differ: {', '.join(sorted(mine.keys() ^ tensors.keys()))[:300]}")
+        for name, tensor in tensors.items():
+            mine[name].copy_(tensor)
+
+    def _labels(self, outcomes: Sequence[Outcome]) -> Tensor:
+        if self.record.objective == "multiclass":
+            index = {name: number for number, name in enumerate(self.record.classes)}
+            return torch.tensor([index[str(outcome.label)] for outcome in outcomes], dtype=torch.int64)
+        return torch.tensor([float(outcome.label) for outcome in outcomes])
+
+    @torch.no_grad()
+    def _progressive(self, encoded: Encoded, labels: Tensor) -> float:
+        self.scorer.eval()
+        logits = self.scorer.network(torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.categories))
+        return float(self._loss(logits, labels))
+
+    def _fit(self, encoded: Encoded, labels: Tensor) -> None:
+        settings = self.record.learning
+        numbers, categories = torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.categories)
+        self.scorer.train()
+        for start in range(0, len(labels), settings.rows):
+            part = slice(start, start + settings.rows)
+            if isinstance(self.scorer.network, TabularNetwork):
+                self.scorer.network.observe(numbers[part])
+            for _ in range(settings.passes):
+                self._optimiser.zero_grad()
+                loss = self._loss(self.scorer.network(numbers[part], categories[part]), labels[part])
+                loss.backward()
+                if settings.clip:
+                    nn.utils.clip_grad_norm_(self.scorer.parameters(), settings.clip)
+                self._optimiser.step()
+        self.scorer.eval()
+
+    def _problem(self) -> str:
+        for name, tensor in self.scorer.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                return f"weights are not finite: {name}"
+        return ""
+
+
+def _network(spec: ModelSpec) -> nn.Module:
+    record = spec.record
+    if spec.network is not None:
+        return spec.network(record.features, record.outputs)
+    return TabularNetwork(record.features.numbers, record.features.buckets, record.outputs)
+
+
+def _losses(record: ModelRecord) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of an objective, from logits [rows, outputs] and labels [rows]. Ranking learns relevance pointwise."""
+    if record.objective == "binary":
+        return lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
+    if record.objective == "multiclass":
+        return nn.functional.cross_entropy
+    return lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels)
+
+
+def sample(values: Sequence[float], count: int = 32) -> tuple[float, ...]:
+    """Return evenly spaced order statistics: a small picture of a distribution."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if len(ordered) > count:
+        ordered = ordered[np.linspace(0, len(ordered) - 1, count).astype(int)]
+    return tuple(ordered.tolist())

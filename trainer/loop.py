@@ -1,0 +1,228 @@
+"""The trainer of one model: join, learn, publish, over and over; killed anywhere, it goes on as if nothing had happened.
+
+There are two durable steps, and each is atomic in the store: the join moves its position together with the outcomes it
+appends; the learner moves its position together with its optimiser's state and the version it publishes. Between two steps
+nothing is kept that the log does not give back. Each step is fenced by the position it starts from, so that of two
+trainers of one model only one can move.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from time import time
+
+import torch
+
+from store.artefact import digest_of
+from store.names import join_consumer, learner_consumer, log_stream, outcome_stream
+from store.policy import MAIN
+from store.protocols import START, Advance, Commit, Store, Version, position_key
+from store.records import Cut, Outcome, Outcomes, pack_log, pack_outcomes, unpack_outcomes
+from store.spec import ModelSpec, Schedule
+from trainer.errors import CheckpointError
+from trainer.join import JoinState, LabelJoin
+from trainer.learner import Learned, Learner, sample
+
+READ_ENTRIES = 500
+KEPT_VERSIONS = 50
+TRIM_EVERY_S = 60.0
+
+
+class Trainer:
+    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests)."""
+
+    def __init__(
+        self, spec: ModelSpec, store: Store, *, retention_s: float = 7 * 86_400.0, reached: Callable[[str], None] | None = None
+    ) -> None:
+        self._spec = spec
+        self._model = spec.name
+        self._store = store
+        self._retention_s = retention_s
+        self._reached = reached or (lambda _: None)
+        self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
+        self._join_at = START
+        self._learner_at = START
+        self._cursor = START
+        self._batch: list[Outcome] = []
+        self._version = 0
+        self._schedule: Schedule = spec.schedule
+        self._cut_at = time()
+        self._trimmed_at = time()
+        self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
+
+    async def start(self) -> None:
+        """Register the model and take up where the last trainer of it stopped; publish version 1 if there was none.
+
+        Raises:
+            SpecError: the model is on record with another declaration.
+            CheckpointError: the store's log is older than the checkpoint.
+        """
+        await self._store.register(self._spec.record)
+        self.learner = Learner(self._spec)
+        await self._resume_join()
+        await self._resume_learner()
+
+    async def step(self, block_s: float = 0.5) -> bool:
+        """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
+        await self._maybe_cut()
+        entries = await self._store.read(self._log, self._join_at, READ_ENTRIES, min(block_s, self._until_cut()))
+        if entries:
+            started = time()
+            self._join.every = self._schedule.outcomes
+            out = [(self._outcomes, pack_outcomes(record)) for record in self._join.feed(entries)]
+            state = self._join.state.model_dump_json().encode()
+            self._reached("join.before")
+            position = entries[-1].position
+            await self._store.advance(Advance(join_consumer(self._model), self._join_at, position, state), out)
+            self._reached("join.after")
+            self._join_at = position
+            self.busy_s["join"] += time() - started
+        await self._learn()
+        await self._maybe_trim()
+        return bool(entries)
+
+    async def refresh(self) -> None:
+        """Look up what operators may have changed."""
+        self._schedule = (await self._store.models())[self._model].schedule
+
+    @property
+    def progress(self) -> dict[str, object]:
+        return {"join": self._join_at, "learner": self._learner_at, "version": self._version, "waiting": len(self._batch)}
+
+    async def _resume_join(self) -> None:
+        position, state = await self._store.consumer(join_consumer(self._model))
+        await self._refuse_if_ahead(self._log, position, "join")
+        self._join = LabelJoin(self._spec.record, JoinState.model_validate_json(state) if state else None)
+        self._join_at = position
+        low = self._join.state.low_water
+        entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
+        again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
+        while entries and len(again) and position_key(again[-1].position) < position_key(position):
+            entries = await self._store.read(self._log, again[-1].position, READ_ENTRIES)
+            again += [entry for entry in entries if position_key(entry.position) <= position_key(position)]
+        self._join.rebuild(again)
+
+    async def _resume_learner(self) -> None:
+        name = learner_consumer(self._model)
+        position, state = await self._store.consumer(name)
+        await self._refuse_if_ahead(self._outcomes, position, "learner")
+        self._learner_at = self._cursor = position
+        if state:
+            self._version = (await self._store.snapshot(self._model)).channels[f"{MAIN}@latest"]
+            version = await self._store.version(self._model, self._version)
+            self._graph = await self._store.graph(self._model, version.graph)
+            weights = await self._store.weights(self._model, self._version)
+            self.learner.restore(weights, await self._store.blob(name))
+        else:
+            self._graph = self.learner.export()
+            await self._store.put_graph(self._model, self._graph)
+            await self._commit(Cut("start", time(), START), START, Learned(0, 0.0, 0.0))
+
+    async def _refuse_if_ahead(self, stream: str, position: str, who: str) -> None:
+        last = await self._store.last(stream)
+        if position_key(position) > position_key(last):
+            raise CheckpointError(
+                f"the {who} of model '{self._model}' has read up to {position}, but its stream ends at {last}: the store was "
+                "restored from an older copy. Restore the newer one, or start with an empty data directory."
+            )
+
+    async def _learn(self) -> None:
+        while entries := await self._store.read(self._outcomes, self._cursor, READ_ENTRIES):
+            for entry in entries:
+                record = unpack_outcomes(entry.payload)
+                self._cursor = entry.position
+                if isinstance(record, Outcomes):
+                    self._batch.extend(record.outcomes)
+                else:
+                    await self._end_batch(record, entry.position)
+
+    async def _end_batch(self, cut: Cut, position: str) -> None:
+        batch, self._batch = self._batch, []
+        self._cut_at = time()
+        if batch:
+            learned = self.learner.learn(batch, seed=position)
+            self.busy_s["learn"] += time() - self._cut_at
+        else:
+            learned = Learned(0, 0.0, 0.0)
+        await self._commit(cut, position, learned, batch)
+
+    async def _commit(self, cut: Cut, position: str, learned: Learned, batch: list[Outcome] | None = None) -> None:
+        """Move the learner past a cut; publish what it learned, or keep the refusal on record."""
+        started = time()
+        publishes = bool(learned.rows and not learned.rejected) or not self._version
+        weights = self.learner.weights() if publishes else b""
+        version = self._describe(cut, position, learned, weights, batch or []) if publishes or learned.rejected else None
+        verdict = _verdict(version, learned)
+        state = {
+            "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
+            "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(),
+        }  # fmt: skip
+        blob = self.learner.checkpoint() if publishes else b""
+        step = Advance(learner_consumer(self._model), self._learner_at, position, json.dumps(state).encode(), blob)
+        self._reached("publish.before")
+        published = await self._store.commit(self._model, Commit(step, version, weights))
+        self._reached("publish.after")
+        self._learner_at = self._cursor = position
+        if publishes and published:
+            self._version = published.number
+            await self._forget(published.number - KEPT_VERSIONS)
+        self.busy_s["publish"] += time() - started
+
+    def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes, batch: list[Outcome]) -> Version:
+        good = not learned.rejected
+        return Version(
+            model=self._model,
+            line=MAIN,
+            parent=self._version,
+            status="published" if good else "rejected",
+            reason=learned.rejected,
+            position=position,
+            log_position=cut.log_position,
+            created_at=time(),
+            graph=self._graph.digest,
+            weights=digest_of(weights) if good else "",
+            spec=self._spec.record.digest,
+            outcomes=learned.rows,
+            metrics={"loss": learned.loss, "recent_loss": learned.recent_loss} if good else {},
+            label_times=sample([outcome.received_at for outcome in batch]),
+            golden=self.learner.golden(self._graph, weights) if good else (),
+            lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
+        )
+
+    async def _forget(self, number: int) -> None:
+        """Drop the weights of an old version, unless a policy pins it."""
+        if number > 0 and number not in (await self._store.snapshot(self._model)).policy.pinned:
+            await self._store.forget_weights(self._model, [number])
+
+    def _until_cut(self) -> float:
+        if self._schedule.seconds is None or not self._join.state.since_cut:
+            return float("inf")
+        return max(0.001, self._cut_at + self._schedule.seconds - time())
+
+    async def _maybe_cut(self) -> None:
+        """By the clock: a cut goes through the log like everyone's, so that a replay finds it where it was."""
+        seconds = self._schedule.seconds
+        if seconds is not None and self._join.state.since_cut and time() - self._cut_at >= seconds:
+            self._cut_at = time()
+            await self._store.append([(self._log, pack_log(Cut(f"every {seconds:g} s", time())))])
+
+    async def _maybe_trim(self) -> None:
+        if time() - self._trimmed_at < TRIM_EVERY_S:
+            return
+        self._trimmed_at = time()
+        oldest = f"{int((time() - self._retention_s) * 1000)}-0"
+        for stream, needed in ((self._log, self._join.state.low_water or self._join_at), (self._outcomes, self._learner_at)):
+            await self._store.trim(stream, min(oldest, needed, key=position_key))
+
+
+def _before(position: str) -> str:
+    """The greatest position below one, so that a read after it starts with it."""
+    milliseconds, sequence = position_key(position)
+    return f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{2**64 - 1}"
+
+
+
+def _verdict(version: Version | None, learned: Learned) -> str:
+    if learned.rejected:
+        return f"rejected: {learned.rejected}"
+    return "published" if version else "nothing to learn"
