@@ -1,6 +1,7 @@
 """A Ray of our own on one machine: on loopback only, and gone without a trace however this process ends."""
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from deploy.haproxy import LOOPBACK
 from deploy.serve_settings import serve_environment
 
 _OBJECT_STORE_BYTES = 150 * 2**20
+_PORT_PATIENCE = 3.0
 
 
 class PortInUse(RuntimeError):
@@ -60,9 +63,8 @@ def start_ray(
     _refuse_ray_imported_early()
     ensure_port_free(host, port)
     directory = _run_directory()
-    cluster = Cluster(
-        f"http://{_reachable(host)}:{port}", run, directory, log_directory, _reaper(run, directory, log_directory)
-    )
+    url = f"http://{_reachable(host)}:{port}"
+    cluster = Cluster(url, directory, log_directory, _reaper(directory, log_directory))
     try:
         environment = serve_environment(directory, public_host=host, use_haproxy=use_haproxy)
         os.environ.update(environment)
@@ -88,17 +90,25 @@ def stop_ray(cluster: Cluster) -> None:
         raise RuntimeError(f"these processes of Ray would not end: {', '.join(map(str, left))}")
 
 
-def ensure_port_free(host: str, port: int) -> None:
-    """Fail, naming the port, when it cannot be listened on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+def ensure_port_free(host: str, port: int, patience: float = _PORT_PATIENCE) -> None:
+    """Fail, naming the port, when it cannot be listened on; a killed predecessor lets go of it within moments."""
+    deadline = time.monotonic() + patience
+    while (obstacle := _obstacle(host, port)) is not None:
+        if obstacle.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+            raise PortInUse(
+                f"port {port} on {host} cannot be used ({obstacle.strerror}): stop what listens there, or name another"
+            )
+        time.sleep(0.1)
+
+
+def _obstacle(host: str, port: int) -> OSError | None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise PortInUse(
-                f"port {port} on {host} cannot be used ({error.strerror}): stop what listens there, or choose another"
-            ) from None
+            return error
+    return None
 
 
 def _refuse_ray_imported_early() -> None:

@@ -94,7 +94,7 @@ class Platform:
         from trainer.actor import start_trainer  # noqa: PLC0415
 
         self._stage("starting trainers and replicas")
-        self._trainers = [start_trainer(path, self.redis_url, settings.prefix) for path in self._specs]
+        self._trainers = [start_trainer(path, self.redis_url, settings.prefix, settings.seed) for path in self._specs]
         serving = ServingSettings(
             redis_url=self.redis_url,
             prefix=settings.prefix,

@@ -22,3 +22,5 @@ class Settings(BaseSettings):
     when_redis_is_away: Literal["durable", "available"] = "durable"
     haproxy: bool | None = None
     """None: where it is to be had."""
+    seed: int | None = None
+    """Replaces the specs' own seed of the initial weights."""

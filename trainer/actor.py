@@ -4,7 +4,9 @@ import asyncio
 import os
 import threading
 import traceback
+from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import ray
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -22,8 +24,8 @@ LEASE_S = 5.0
 class TrainerActor:
     """Trains the model of `spec_path` for as long as it lives. Create it through `start_trainer`."""
 
-    def __init__(self, spec_path: str, redis_url: str, prefix: str) -> None:
-        self._spec_path = spec_path
+    def __init__(self, spec_path: str, redis_url: str, prefix: str, seed: int | None) -> None:
+        self._spec_path, self._seed = spec_path, seed
         self._url, self._prefix = redis_url, prefix
         self._problem = "starting"
         threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True, name="trainer").start()
@@ -48,6 +50,8 @@ class TrainerActor:
 
     async def _train(self) -> None:
         spec = load_spec(self._spec_path)
+        if self._seed is not None:
+            spec = replace(spec, learning=spec.learning.model_copy(update={"seed": self._seed}))
         store = RedisStore(self._url, self._prefix)
         trainer = Trainer(spec, store)  # pyright: ignore[reportArgumentType]
         reporting = asyncio.create_task(self._report_for_ever(spec.name, trainer, store))
@@ -88,9 +92,9 @@ class TrainerActor:
             await asyncio.sleep(LEASE_S / 5)
 
 
-def start_trainer(spec_path: str, redis_url: str, prefix: str = "tidemill") -> "ray.actor.ActorHandle":
+def start_trainer(spec_path: str, redis_url: str, prefix: str, seed: int | None = None) -> Any:
     """Start the trainer of a model. Ray restarts it when it dies; a call is never retried, it could learn twice."""
     actor = ray.remote(TrainerActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name=f"trainer:{spec_path}", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(spec_path, redis_url, prefix)
+    return actor.remote(spec_path, redis_url, prefix, seed)

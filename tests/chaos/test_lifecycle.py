@@ -56,6 +56,9 @@ stop_ray(cluster)
 """
 
 
+_spawned: "list[subprocess.Popen[str]]" = []
+
+
 @dataclass(frozen=True)
 class Platform:
     driver: "subprocess.Popen[str]"
@@ -85,7 +88,7 @@ def _answer(port: int) -> str | None:
 
 def _spawn(directory: Path, port: int, proxy: str) -> "subprocess.Popen[str]":
     (directory / "words.py").write_text('ANSWER = "at your service"\n')
-    return subprocess.Popen(
+    driver = subprocess.Popen(
         [sys.executable, "-c", _DRIVER, str(port), proxy],
         cwd=directory,
         env=os.environ | {"PYTHONPATH": str(_ROOT)},
@@ -94,15 +97,19 @@ def _spawn(directory: Path, port: int, proxy: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
+    _spawned.append(driver)
+    return driver
 
 
 @pytest.fixture(autouse=True)
 def no_survivors() -> Iterator[None]:
     """Whatever a failed test leaves running must not disturb the next."""
     yield
-    for child in psutil.Process().children():
-        if _DRIVER in child.cmdline():
-            child.kill()
+    while _spawned:
+        driver = _spawned.pop()
+        driver.kill()
+        with driver:
+            driver.wait()
 
 
 def _start(directory: Path, port: int, proxy: str = "haproxy") -> Platform:
