@@ -53,6 +53,8 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
     flights = load(last_day + timedelta(days=1))
     with _platform(_fresh(settings, seed), keep_running) as running:
         token = Home(settings.home).token()
+        with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
+            client.set_schedule(MODEL, None, None)
         findings = asyncio.run(_replay(flights, running, token, settings.prefix))
         page, picture = write_report(findings, report)
         _print_findings(findings)

@@ -29,7 +29,12 @@ def start(settings: Settings, specs: Sequence[str], on_stage: Callable[[str], No
     log = home.path / "up.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            command, env={**os.environ, **given}, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command,
+            env={**os.environ, **given},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         return _follow(process, home, on_stage)

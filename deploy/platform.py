@@ -144,5 +144,3 @@ async def _register(url: str, prefix: str, specs: Sequence[ModelSpec]) -> None:
             await store.register(spec.record)
     finally:
         await store.close()
-
-

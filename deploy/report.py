@@ -100,7 +100,9 @@ def _svg(figure: Any) -> str:
 def _page(findings: Findings, charts: list[str]) -> str:
     period = f"{findings.first:%d %B} to {findings.last:%d %B %Y}"
     rows = "".join(_week_row(week) for week in findings.weeks)
-    totals = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in findings.totals.items())
+    totals = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in findings.totals.items()
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Tidemill: a year of flights</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>
@@ -127,7 +129,9 @@ def _lead(findings: Findings) -> str:
 
 
 def _week_row(week: Week) -> str:
-    cells = "".join(f"<td>{shown(value)}</td>" for side in (week.live, week.frozen) for value in (side.auc, side.log_loss))
+    cells = "".join(
+        f"<td>{shown(value)}</td>" for side in (week.live, week.frozen) for value in (side.auc, side.log_loss)
+    )
     return f"<tr><td>{week.start:%d %b %Y}</td><td>{week.live.rows:,}</td>{cells}</tr>"
 
 

@@ -19,9 +19,7 @@ class Planner:
     """A policy made ready to plan with. Immutable: a changed policy is a new planner."""
 
     def __init__(self, policy: Policy) -> None:
-        self._experiments = [
-            (experiment.name, KINDS[experiment.kind](experiment)) for experiment in policy.experiments
-        ]
+        self._experiments = [(experiment.name, KINDS[experiment.kind](experiment)) for experiment in policy.experiments]
         self._default = Plan(policy.default, 1.0, "", ())
 
     def plan(self, unit: str) -> Plan:

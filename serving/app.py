@@ -35,7 +35,12 @@ def build(settings: ServingSettings) -> Starlette:
         return answer({"status": "alive", "replica": replica.name})
 
     async def readyz(_: Request) -> Response:
-        state = {"ready": replica.ready, "replica": replica.name, "models": sorted(replica.models), "away": replica.away}
+        state = {
+            "ready": replica.ready,
+            "replica": replica.name,
+            "models": sorted(replica.models),
+            "away": replica.away,
+        }
         return answer(state, 200 if replica.ready else 503, None if replica.ready else {"retry-after": "1"})
 
     async def metrics(_: Request) -> Response:
@@ -81,7 +86,9 @@ def _route(path: str, method: str, replica: Replica, handler: Callable[[Request]
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
-    return answer({"error": f"no route {request.url.path[:200]}; POST /models/{{model}}/predict asks for a prediction"}, 404)
+    return answer(
+        {"error": f"no route {request.url.path[:200]}; POST /models/{{model}}/predict asks for a prediction"}, 404
+    )
 
 
 async def _wrong_method(request: Request, error: Any) -> Response:

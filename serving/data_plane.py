@@ -94,7 +94,9 @@ class DataPlane:
         result: dict[str, Any] = {"accepted": count, "rejected": rejected}
         if count:
             return answer(result, 202)
-        return answer({"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422)
+        return answer(
+            {"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422
+        )
 
     def _hosted(self, model: str) -> Hosted:
         hosted = self._replica.models.get(model)

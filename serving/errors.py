@@ -1,16 +1,16 @@
 """What a request can be refused for, and the one table from errors to HTTP status.
 
-    ServingError
-    ├── BadRequest           400  not JSON, or not this shape
-    ├── Unauthorized         401  an operator route without the token
-    ├── UnknownModel         404
-    ├── TooLarge             413  body or batch over the limit
-    ├── Invalid              422  features, labels or settings that fail their schema
-    ├── PreconditionRequired 428  a PUT that needs If-Match
-    ├── VersionFailed        500  a version raised, or gave a score that is no number
-    ├── NotReady             503  no version yet
-    ├── LogUnavailable       503  the prediction cannot be logged
-    └── TimedOut             504  replicas have not applied a change in time
+ServingError
+├── BadRequest           400  not JSON, or not this shape
+├── Unauthorized         401  an operator route without the token
+├── UnknownModel         404
+├── TooLarge             413  body or batch over the limit
+├── Invalid              422  features, labels or settings that fail their schema
+├── PreconditionRequired 428  a PUT that needs If-Match
+├── VersionFailed        500  a version raised, or gave a score that is no number
+├── NotReady             503  no version yet
+├── LogUnavailable       503  the prediction cannot be logged
+└── TimedOut             504  replicas have not applied a change in time
 """
 
 from store.artefact import ArtefactError

@@ -92,7 +92,9 @@ class Hosted:
             for index, score in zip(indices, scores, strict=True):
                 outputs[index] = score
                 arms[index] = arm
-        event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
+        event_times = (
+            [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
+        )
         predictions = Predictions(at, ids, units, rows, outputs, served, arms, time() - at, event_times)
         return Answered(predictions, shadows)
 

@@ -1,6 +1,7 @@
 """What operators call: policy, versions, schedule, retraining, status. Every route asks for the operators' token."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable
@@ -90,13 +91,17 @@ class Operators:
             return answer({"position": position, "verdict": "asked"}, 202)
         deadline = monotonic() + wanted.wait_s
         while True:
+            look = self._replica.look
             _, state = await self._store.consumer(learner_consumer(model))
             progress: dict[str, Any] = json.loads(state) if state else {}
             if progress and position_key(progress["log_position"]) >= position_key(position):
                 break
             if monotonic() > deadline:
-                raise TimedOut(f"the trainer of model '{model}' has not finished the micro-batch in {wanted.wait_s:g} s")
-            await asyncio.sleep(_POLL_S)
+                raise TimedOut(
+                    f"the trainer of model '{model}' has not finished the micro-batch in {wanted.wait_s:g} s"
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(look.wait(), 0.25)
         snapshot = await self._store.snapshot(model)
         await self._applied(model, "channel_seq", snapshot.channel_seq, deadline)
         return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **progress})
@@ -116,8 +121,12 @@ class Operators:
         result: dict[str, Any] = {"away": replica.away, "models": {}, "replicas": [], "trainers": []}
         if not replica.control_away:
             reports = await self._store.reports()
-            result["replicas"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"]
-            result["trainers"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"]
+            result["replicas"] = [
+                report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"
+            ]
+            result["trainers"] = [
+                report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"
+            ]
             for name in replica.models:
                 result["models"][name] = await self._model_status(name)
         return answer(result)

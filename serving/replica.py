@@ -1,6 +1,7 @@
 """A replica's own life: it follows the board, opens versions, swaps them in, and reports what it runs under a lease."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import uuid
@@ -39,7 +40,7 @@ class Replica:
         self.control_away = "not connected yet"
         self._graphs: dict[str, Graph] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._applying = asyncio.Lock()
+        self._looked = asyncio.Event()
         self._process = psutil.Process()
         self._exposition = ""
 
@@ -71,6 +72,11 @@ class Replica:
         return bool(self.models) and all(
             hosted.state.snapshot.policy.default in hosted.state.live for hosted in self.models.values()
         )
+
+    @property
+    def look(self) -> asyncio.Event:
+        """Set when this replica has next looked at the board and applied what it found."""
+        return self._looked
 
     def measure(self) -> None:
         """Bring the metrics that are read, not counted, up to date."""
@@ -109,6 +115,8 @@ class Replica:
         while True:
             await self._apply_all()
             self.control_away = ""
+            looked, self._looked = self._looked, asyncio.Event()
+            looked.set()
             at = await self.tail.changes(at, block_s=1.0)
 
     async def _renew(self) -> None:
@@ -172,8 +180,7 @@ class Replica:
         return live, failed
 
     async def _open(self, model: str, number: int) -> Live:
-        version = await self.tail.version(model, number)
-        weights = await self.tail.weights(model, number)
+        version, weights = await asyncio.gather(self.tail.version(model, number), self.store.weights(model, number))
         graph = self._graphs.get(version.graph)
         if graph is None:
             graph = self._graphs[version.graph] = await self.tail.graph(model, version.graph)

@@ -1,14 +1,14 @@
 """What can go wrong in the store.
 
-    StoreError
-    ├── Unavailable          Redis does not answer, or cannot write
-    ├── Conflict             somebody else moved first: compare-and-set failed
-    │   ├── EpochConflict    the policy's epoch is no longer the expected one
-    │   └── Fenced           another consumer moved this position: this one must stop
-    ├── NotFound             no such model, version, graph or weights
-    ├── SchemaError          a feature class that cannot be turned into a schema
-    ├── SpecError            a model declaration that makes no sense, or differs from the one on record
-    └── PolicyError          a policy that makes no sense, or names what does not exist
+StoreError
+├── Unavailable          Redis does not answer, or cannot write
+├── Conflict             somebody else moved first: compare-and-set failed
+│   ├── EpochConflict    the policy's epoch is no longer the expected one
+│   └── Fenced           another consumer moved this position: this one must stop
+├── NotFound             no such model, version, graph or weights
+├── SchemaError          a feature class that cannot be turned into a schema
+├── SpecError            a model declaration that makes no sense, or differs from the one on record
+└── PolicyError          a policy that makes no sense, or names what does not exist
 """
 
 
@@ -26,7 +26,9 @@ class Conflict(StoreError):
 
 class EpochConflict(Conflict):
     def __init__(self, model: str, expected: int, actual: int) -> None:
-        super().__init__(f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat")
+        super().__init__(
+            f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat"
+        )
         self.model, self.expected, self.actual = model, expected, actual
 
 

@@ -102,6 +102,7 @@ class MemoryStore:
     async def commit(self, model: str, commit: Commit) -> Version | None:
         known = self._model(model)
         await self.advance(commit.step, [])
+        self._wake()
         if commit.version is None:
             return None
         version = commit.version.model_copy(update={"number": len(known.versions) + 1})

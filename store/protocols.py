@@ -151,7 +151,7 @@ class ModelRegistry(Protocol):
     async def commit(self, model: str, commit: Commit) -> Version | None:
         """Move the learner and publish its version under the next number; `published` ones become the line's latest.
 
-        Idempotent under (line, position): a position publishes once.
+        Idempotent under (line, position): a position publishes once. Every commit wakes those who wait for `changes`.
 
         Raises:
             Fenced: the learner is not at `commit.step.expected`.

@@ -16,6 +16,7 @@ What must happen together is one Lua script: Redis runs it alone and, with appen
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from redis import exceptions
@@ -56,6 +57,7 @@ return {{false, 0}}
 # KEYS: consumer, versions, board, control.
 # ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or ''.
 _COMMIT = f"""{_MOVE}
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'c', '')
 if ARGV[5] == '' then return {{false, 0}} end
 local number = redis.call('HINCRBY', KEYS[2], 'last', 1)
 redis.call('HSET', KEYS[2], number, ARGV[5])
@@ -63,18 +65,17 @@ if ARGV[8] ~= '' then
   redis.call('SET', ARGV[6] .. number, ARGV[7])
   redis.call('HSET', KEYS[3], 'channel:' .. ARGV[8], number)
   redis.call('HINCRBY', KEYS[3], 'channel_seq', 1)
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', 1000, '*', 'c', '')
 end
 return {{false, number}}
 """
 
 # KEYS: board, control. ARGV: expected epoch, policy.
-_SET_POLICY = """
+_SET_POLICY = f"""
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
-if epoch ~= tonumber(ARGV[1]) then return {epoch, 0} end
+if epoch ~= tonumber(ARGV[1]) then return {{epoch, 0}} end
 redis.call('HSET', KEYS[1], 'policy', ARGV[2], 'epoch', epoch + 1)
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', 1000, '*', 'p', '')
-return {epoch + 1, 1}
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', '')
+return {{epoch + 1, 1}}
 """
 
 
@@ -165,7 +166,7 @@ class RedisStore:
     async def models(self) -> dict[str, ModelRecord]:
         async with _answering():
             records = await _wait(self._redis.hgetall(self._key("models")))
-        return {name.decode(): ModelRecord.model_validate_json(text) for name, text in records.items()}
+        return {name.decode(): _record(text) for name, text in records.items()}
 
     async def set_schedule(self, model: str, schedule: Schedule) -> None:
         known = (await self.models()).get(model)
@@ -273,6 +274,12 @@ class RedisStore:
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
+
+
+@lru_cache(maxsize=256)
+def _record(text: bytes) -> ModelRecord:
+    """Records are read at every change of a board, and change themselves once in a blue moon."""
+    return ModelRecord.model_validate_json(text)
 
 
 def _version(text: bytes, number: int) -> Version:

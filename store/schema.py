@@ -7,7 +7,7 @@ encodes requests without importing its user's code. Serving and training encode 
     number     float, int                      1 (missing: NaN)                 -
     boolean    bool                            1 (0, 1; missing: NaN)           -
     category   str, Literal, Enum              -                                1 (missing: 0)
-    timestamp  datetime                        4 (sine, cosine of day, year)    2 (hour, weekday; missing: 0)
+    timestamp  datetime                        2 (sine, cosine of the day)      2 (hour, weekday; missing: 0)
     vector     list[float] of a fixed length   its length (missing: NaN)        -
 """
 
@@ -39,7 +39,7 @@ FLOAT32_MAX = 3.4028234663852886e38
 MAX_TEXT = 1000
 HOUR_BUCKETS, WEEKDAY_BUCKETS = 25, 8
 _CACHE_LIMIT = 65_536
-_DAY, _YEAR = 86_400.0, 365.2425 * 86_400.0
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FeatureField(BaseModel):
     @property
     def numbers(self) -> int:
         """How many columns this field takes in the numbers matrix."""
-        return {"number": 1, "boolean": 1, "category": 0, "timestamp": 4, "vector": self.length}[self.kind]
+        return {"number": 1, "boolean": 1, "category": 0, "timestamp": 2, "vector": self.length}[self.kind]
 
     @property
     def category_buckets(self) -> tuple[int, ...]:
@@ -148,9 +148,7 @@ class Encoder:
 
     def features(self, row: Row) -> dict[str, Any]:
         """Return a logged row as a request would carry it."""
-        return {
-            field.name: _requested(field.kind, value) for field, value in zip(self.schema.fields, row, strict=True)
-        }
+        return {field.name: _requested(field.kind, value) for field, value in zip(self.schema.fields, row, strict=True)}
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         numbers: list[list[float]] = []
@@ -169,7 +167,9 @@ class Encoder:
         )
 
     @staticmethod
-    def _encode(field: FeatureField, cache: dict[str, int], value: Any, floats: list[float], buckets: list[int]) -> None:
+    def _encode(
+        field: FeatureField, cache: dict[str, int], value: Any, floats: list[float], buckets: list[int]
+    ) -> None:
         kind = field.kind
         if kind == "category":
             if value is None:
@@ -217,12 +217,13 @@ def _requested(kind: Kind, value: Any) -> Any:
 
 def _encode_timestamp(value: float | None, floats: list[float], buckets: list[int]) -> None:
     if value is None:
-        floats.extend((math.nan,) * 4)
+        floats.extend((math.nan, math.nan))
         buckets.extend((0, 0))
         return
     second = value % _DAY
-    day, year = second / _DAY * math.tau, value % _YEAR / _YEAR * math.tau
-    floats.extend((math.sin(day), math.cos(day), math.sin(year), math.cos(year)))
+    # No place in the year: from less than a year of data a model could only extrapolate it.
+    day = second / _DAY * math.tau
+    floats.extend((math.sin(day), math.cos(day)))
     # 1970-01-01 was a Thursday, day 3 of a week that starts on Monday.
     buckets.extend((1 + int(second // 3600), 1 + int(value // _DAY + 3) % 7))
 

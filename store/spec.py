@@ -41,14 +41,19 @@ class Schedule(BaseModel):
 
 
 class Learning(BaseModel):
-    """How the learner takes a micro-batch: `passes` times over it, in steps of at most `rows` rows, by Adagrad."""
+    """How the learner takes a micro-batch: `passes` times over it, in steps of at most `rows` rows, by Adagrad.
+
+    `memory` multiplies Adagrad's sums after each batch: below 1 old gradients are forgotten, and the learner stays able to
+    follow a world that changes.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     passes: int = 3
     rows: int = 1024
-    clip: float = 10.0
+    memory: float = 0.999
+    weight_decay: float = 1e-3
     seed: int = 0
 
 

@@ -1,8 +1,8 @@
 """What can go wrong in the trainer.
 
-    TrainerError
-    ├── ExportError       the network cannot be exported as a graph with external weights
-    └── CheckpointError   a checkpoint that does not fit the log, or cannot be read
+TrainerError
+├── ExportError       the network cannot be exported as a graph with external weights
+└── CheckpointError   a checkpoint that does not fit the log, or cannot be read
 """
 
 

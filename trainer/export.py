@@ -4,12 +4,16 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
+from onnx import helper
 from onnx.external_data_helper import set_external_data
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
 from store.artefact import CATEGORIES, NUMBERS, SCORES, graph_of
@@ -38,7 +42,9 @@ class Scorer(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """The tensors that a version ships: all but those that only training needs."""
         unused: frozenset[str] = getattr(self.network, "training_only", frozenset())
-        return {name: tensor for name, tensor in self.state_dict().items() if name.removeprefix("network.") not in unused}
+        return {
+            name: tensor for name, tensor in self.state_dict().items() if name.removeprefix("network.") not in unused
+        }
 
 
 def golden_inputs(schema: Schema, seed: int = 0) -> Encoded:
@@ -74,19 +80,46 @@ def export(scorer: Scorer, schema: Schema) -> Graph:
         raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0][:500]}") from error
     if program is None:
         raise ExportError("torch exported nothing")
-    model: onnx.ModelProto = program.model_proto
+    return graph_of(_external(program.model_proto, list(scorer.weights())).SerializeToString(), golden)
+
+
+def _external(model: onnx.ModelProto, weights: Sequence[str]) -> onnx.ModelProto:
+    """Make the named initializers external, fold every other constant, drop what only readers of the graph need.
+
+    While constants are folded the weights stand as inputs, so that nothing is folded into them. Only folding: rewrite
+    rules take a small epsilon for zero.
+    """
     found = {tensor.name: tensor for tensor in model.graph.initializer}
-    missing = scorer.weights().keys() - found.keys()
-    if missing:
+    if missing := set(weights) - found.keys():
         raise ExportError(f"not in the exported graph under their own names: {', '.join(sorted(missing))}")
     offset = 0
-    for name in scorer.weights():
-        tensor = found[name]
-        size = len(tensor.raw_data)
-        set_external_data(tensor, location="weights", offset=offset, length=size)
-        tensor.ClearField("raw_data")
+    for name in weights:
+        size = len(found[name].raw_data)
+        set_external_data(found[name], location="weights", offset=offset, length=size)
+        found[name].ClearField("raw_data")
         offset += size
-    return graph_of(model.SerializeToString(), golden)
+    shapes = [helper.make_tensor_value_info(name, found[name].data_type, list(found[name].dims)) for name in weights]
+    others = [tensor for name, tensor in found.items() if name not in weights]
+    _replace(model.graph.initializer, others)
+    model.graph.input.extend(shapes)
+    folded = ir.from_proto(model)
+    fold_constants(folded)
+    remove_unused_nodes(folded)
+    model = ir.to_proto(folded)
+    _replace(model.graph.input, [value for value in model.graph.input if value.name not in weights])
+    model.graph.initializer.extend(found[name] for name in weights)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    model.graph.ClearField("value_info")
+    model.graph.ClearField("metadata_props")
+    return model
+
+
+def _replace(field: Any, values: Sequence[Any]) -> None:
+    """Set a repeated protobuf field, which cannot be assigned."""
+    del field[:]
+    field.extend(values)
 
 
 @contextlib.contextmanager

@@ -45,8 +45,12 @@ class Learner:
         self.scorer = Scorer(_network(spec), spec.objective)
         self._encoder = Encoder(self.record.features)
         self._loss = _losses(self.record)
-        parameters = self.scorer.parameters()
-        self._optimiser = torch.optim.Adagrad(parameters, lr=spec.learning.learning_rate, foreach=True)
+        self._optimiser = torch.optim.Adagrad(
+            self.scorer.parameters(),
+            lr=spec.learning.learning_rate,
+            weight_decay=spec.learning.weight_decay,
+            foreach=True,
+        )
         self._recent = (0.0, 0.0)
 
     def export(self) -> Graph:
@@ -145,10 +149,15 @@ class Learner:
                 self._optimiser.zero_grad()
                 loss = self._loss(self.scorer.network(numbers[part], categories[part]), labels[part])
                 loss.backward()
-                if settings.clip:
-                    nn.utils.clip_grad_norm_(self.scorer.parameters(), settings.clip)
                 self._optimiser.step()
+        self._forget(settings.memory)
         self.scorer.eval()
+
+    @torch.no_grad()
+    def _forget(self, memory: float) -> None:
+        sums = [self._optimiser.state[parameter]["sum"] for parameter in self.scorer.parameters()]
+        for accumulated in sums:
+            accumulated.mul_(memory)
 
     def _problem(self) -> str:
         for name, tensor in self.scorer.state_dict().items():

@@ -24,7 +24,7 @@ from trainer.join import JoinState, LabelJoin
 from trainer.learner import Learned, Learner, sample
 
 READ_ENTRIES = 500
-KEPT_VERSIONS = 50
+KEPT_VERSIONS, FORGET_EVERY = 50, 10
 TRIM_EVERY_S = 60.0
 
 
@@ -32,7 +32,12 @@ class Trainer:
     """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests)."""
 
     def __init__(
-        self, spec: ModelSpec, store: Store, *, retention_s: float = 7 * 86_400.0, reached: Callable[[str], None] | None = None
+        self,
+        spec: ModelSpec,
+        store: Store,
+        *,
+        retention_s: float = 7 * 86_400.0,
+        reached: Callable[[str], None] | None = None,
     ) -> None:
         self._spec = spec
         self._model = spec.name
@@ -40,7 +45,8 @@ class Trainer:
         self._retention_s = retention_s
         self._reached = reached or (lambda _: None)
         self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
-        self._join_at = START
+        self._join_at = self._read_at = START
+        self._unsaved = 0
         self._learner_at = START
         self._cursor = START
         self._batch: list[Outcome] = []
@@ -61,25 +67,35 @@ class Trainer:
         self.learner = Learner(self._spec)
         await self._resume_join()
         await self._resume_learner()
+        await self._learn()
 
     async def step(self, block_s: float = 0.5) -> bool:
         """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
         await self._maybe_cut()
-        entries = await self._store.read(self._log, self._join_at, READ_ENTRIES, min(block_s, self._until_cut()))
+        entries = await self._store.read(self._log, self._read_at, READ_ENTRIES, min(block_s, self._until_cut()))
+        started = time()
         if entries:
-            started = time()
             self._join.every = self._schedule.outcomes
-            out = [(self._outcomes, pack_outcomes(record)) for record in self._join.feed(entries)]
-            state = self._join.state.model_dump_json().encode()
-            self._reached("join.before")
-            position = entries[-1].position
-            await self._store.advance(Advance(join_consumer(self._model), self._join_at, position, state), out)
-            self._reached("join.after")
-            self._join_at = position
-            self.busy_s["join"] += time() - started
-        await self._learn()
+            self._read_at = entries[-1].position
+            self._unsaved += len(entries)
+        out = [(self._outcomes, pack_outcomes(record)) for record in self._join.feed(entries)]
+        # What has no consequence yet costs no write: it would be read again.
+        if out or self._unsaved >= READ_ENTRIES or (self._unsaved and not entries):
+            await self._save_join(out)
+        self.busy_s["join"] += time() - started
+        if out:
+            await self._learn()
         await self._maybe_trim()
         return bool(entries)
+
+    async def _save_join(self, out: list[tuple[str, bytes]]) -> None:
+        """Move the join, together with the outcomes that follow from what it read."""
+        state = self._join.state.model_dump_json().encode()
+        self._reached("join.before")
+        step = Advance(join_consumer(self._model), self._join_at, self._read_at, state)
+        await self._store.advance(step, out)
+        self._reached("join.after")
+        self._join_at, self._unsaved = self._read_at, 0
 
     async def refresh(self) -> None:
         """Look up what operators may have changed."""
@@ -87,13 +103,18 @@ class Trainer:
 
     @property
     def progress(self) -> dict[str, object]:
-        return {"join": self._join_at, "learner": self._learner_at, "version": self._version, "waiting": len(self._batch)}
+        return {
+            "join": self._join_at,
+            "learner": self._learner_at,
+            "version": self._version,
+            "waiting": len(self._batch),
+        }
 
     async def _resume_join(self) -> None:
         position, state = await self._store.consumer(join_consumer(self._model))
         await self._refuse_if_ahead(self._log, position, "join")
         self._join = LabelJoin(self._spec.record, JoinState.model_validate_json(state) if state else None)
-        self._join_at = position
+        self._join_at = self._read_at = position
         low = self._join.state.low_water
         entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
         again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
@@ -151,7 +172,9 @@ class Trainer:
         started = time()
         publishes = bool(learned.rows and not learned.rejected) or not self._version
         weights = self.learner.weights() if publishes else b""
-        version = self._describe(cut, position, learned, weights, batch or []) if publishes or learned.rejected else None
+        version = (
+            self._describe(cut, position, learned, weights, batch or []) if publishes or learned.rejected else None
+        )
         verdict = _verdict(version, learned)
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
@@ -165,7 +188,8 @@ class Trainer:
         self._learner_at = self._cursor = position
         if publishes and published:
             self._version = published.number
-            await self._forget(published.number - KEPT_VERSIONS)
+            if published.number % FORGET_EVERY == 0:
+                await self._forget(published.number - KEPT_VERSIONS)
         self.busy_s["publish"] += time() - started
 
     def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes, batch: list[Outcome]) -> Version:
@@ -189,10 +213,11 @@ class Trainer:
             lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
         )
 
-    async def _forget(self, number: int) -> None:
-        """Drop the weights of an old version, unless a policy pins it."""
-        if number > 0 and number not in (await self._store.snapshot(self._model)).policy.pinned:
-            await self._store.forget_weights(self._model, [number])
+    async def _forget(self, newest: int) -> None:
+        """Drop the weights of the last versions up to `newest`, but for those that a policy pins."""
+        pinned = (await self._store.snapshot(self._model)).policy.pinned
+        old = range(max(1, newest - FORGET_EVERY + 1), newest + 1)
+        await self._store.forget_weights(self._model, [number for number in old if number not in pinned])
 
     def _until_cut(self) -> float:
         if self._schedule.seconds is None or not self._join.state.since_cut:
@@ -211,7 +236,10 @@ class Trainer:
             return
         self._trimmed_at = time()
         oldest = f"{int((time() - self._retention_s) * 1000)}-0"
-        for stream, needed in ((self._log, self._join.state.low_water or self._join_at), (self._outcomes, self._learner_at)):
+        for stream, needed in (
+            (self._log, self._join.state.low_water or self._join_at),
+            (self._outcomes, self._learner_at),
+        ):
             await self._store.trim(stream, min(oldest, needed, key=position_key))
 
 
@@ -219,7 +247,6 @@ def _before(position: str) -> str:
     """The greatest position below one, so that a read after it starts with it."""
     milliseconds, sequence = position_key(position)
     return f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{2**64 - 1}"
-
 
 
 def _verdict(version: Version | None, learned: Learned) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel
 
 from store.schema import Buckets
-from store.spec import Learning, ModelSpec, Schedule
+from store.spec import LabelPolicy, ModelSpec
 
 
 class Features(BaseModel):
@@ -37,8 +37,7 @@ class Features(BaseModel):
 spec = ModelSpec(
     name="flight-delay",
     features=Features,
-    learning=Learning(learning_rate=0.02, passes=3),
-    # The replay ends a micro-batch at every hour of its own clock.
-    schedule=Schedule(outcomes=None, seconds=None),
     clock="event",
+    # The truth of a flight comes at its arrival; after two days nobody waits for it any more.
+    labels=LabelPolicy(kind="on_label", window_s=2 * 86_400),
 )

@@ -1,0 +1,49 @@
+# Everything a user or a developer of Tidemill runs. Needs Python 3.11 (or 3.12), pip, make and gcc, nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+DEMO_STAMP := .venv/.demo-installed
+DEV_STAMP := .venv/.dev-installed
+ARGS ?=
+
+.PHONY: demo test test-unit check bench soak clean
+
+demo: $(DEMO_STAMP)  ## replay a year of flights and watch the platform learn: make demo ARGS="--until 2013-12-31"
+	@$(BIN)/tidemill demo $(ARGS)
+
+test: $(DEV_STAMP)  ## all tests, the fast ones first
+	$(BIN)/pytest tests/unit tests/contracts $(ARGS)
+	$(BIN)/pytest tests/integration tests/chaos $(ARGS)
+
+test-unit: $(DEV_STAMP)  ## under a minute
+	$(BIN)/pytest tests/unit tests/contracts $(ARGS)
+
+check: $(DEV_STAMP)  ## style, types, directions of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(DEV_STAMP)  ## figures: throughput, freshness, hot swap, quality over the year
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(DEV_STAMP)  ## what takes long
+	@$(BIN)/python -m tests.bench --soak $(ARGS)
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "Tidemill needs Python 3.11 or 3.12, found $$($(PYTHON) --version): make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
+
+$(DEMO_STAMP): pyproject.toml | .venv/bin/python
+	@echo "installing Tidemill and the demo's data into .venv (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml | .venv/bin/python
+	@echo "installing Tidemill and the tools of its tests into .venv (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(DEMO_STAMP)
+
+clean:  ## remove what make and the demo made
+	rm -rf .venv .demo report build *.egg-info

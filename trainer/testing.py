@@ -1,0 +1,64 @@
+"""A log as a test writes it: entries made of what people do, at the times they do it."""
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel
+
+from store.protocols import Entry
+from store.records import Cut, Feedback, FeedbackBatch, Label, LogRecord, Outcome, OutcomeRecord, Predictions, Served
+from store.records import pack_log as pack
+from store.spec import LabelPolicy, ModelRecord, ModelSpec, Schedule
+
+DAY_1 = 1_700_000_000.0
+"""When a written log begins, in seconds since 1970."""
+
+
+class OneNumber(BaseModel):
+    """The smallest features that a model can have."""
+
+    x: float
+
+
+def binary_model(
+    labels: LabelPolicy, *, clock: str = "log", every: int | None = None, max_skew_s: float = 86_400.0
+) -> ModelRecord:
+    """Return the record of a binary model on one number."""
+    spec = ModelSpec(
+        name="m",
+        features=OneNumber,
+        labels=labels,
+        schedule=Schedule(outcomes=every, seconds=None),
+        clock="event" if clock == "event" else "log",
+        max_skew_s=max_skew_s,
+    )
+    return spec.record
+
+
+def predicted(at: float, *ids: str, event_times: Sequence[float] | None = None) -> Predictions:
+    """One request's predictions; every number in them follows from the id and the time, so that mistakes show."""
+    served = [Served("main", 1, 1.0)]
+    rows = [[at % 1000.0] for _ in ids]
+    outputs = [[0.5] for _ in ids]
+    units = [f"unit of {id_}" for id_ in ids]
+    times = list(event_times) if event_times is not None else None
+    return Predictions(at, list(ids), units, [*rows], outputs, served, [0] * len(ids), 0.0, times)
+
+
+def labelled(at: float, id_: str, label: Label = 1, source: str = "") -> FeedbackBatch:
+    return FeedbackBatch(at, [Feedback(id_, label, None, source)])
+
+
+def written(records: Iterable[tuple[float, LogRecord]]) -> list[Entry]:
+    """Return log entries from (arrival in seconds after DAY_1, record) pairs."""
+    return [
+        Entry(f"{int((DAY_1 + arrival) * 1000)}-{number}", pack(record))
+        for number, (arrival, record) in enumerate(records)
+    ]
+
+
+def flat(records: Iterable[OutcomeRecord]) -> list[Outcome | Cut]:
+    """Return outcomes and cuts one by one: how outcomes are grouped says nothing."""
+    found: list[Outcome | Cut] = []
+    for record in records:
+        found += [record] if isinstance(record, Cut) else record.outcomes
+    return found
