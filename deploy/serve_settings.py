@@ -17,6 +17,8 @@ _LONGEST_RUN_DIRECTORY = 36
 # Ray reads these when it is first imported: a program that imports ray before it calls `start_ray` sets them first.
 LOCAL_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray gives all workers the lowest priority; here the replicas are what the machine is for (trainers lower their own).
+    "RAY_worker_niceness": "0",
     # Ray's name for "this is no cluster": every port of Ray's own is then opened on loopback only.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

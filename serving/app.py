@@ -1,7 +1,7 @@
 """The Serve application: one ingress deployment whose replicas answer predictions in their own process."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -10,17 +10,39 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from serving.data_plane import DataPlane
 from serving.http import answer, refusal
 from serving.metrics import merge
-from serving.operators import Operators, guarded
+from serving.operators import Handler, Operators, guarded
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from store.errors import Unavailable
 
 
-def build(settings: ServingSettings) -> Starlette:
+class Edge:
+    """One replica's ASGI application: predictions go straight to their handler, everything else through Starlette.
+
+    Starlette's middleware and routing were measured at a third of the time of a small prediction.
+    """
+
+    def __init__(self, app: Starlette, predict: Handler) -> None:
+        self.app = app
+        self._predict = predict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path: str = scope["path"]
+            if path.startswith("/models/") and path.endswith("/predict"):
+                scope["path_params"] = {"model": path[8:-8]}
+                response = await self._predict(Request(scope, receive, send))
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def build(settings: ServingSettings) -> Edge:
     """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown."""
     replica = Replica(settings)
     data, operators = DataPlane(replica), Operators(replica)
@@ -66,11 +88,17 @@ def build(settings: ServingSettings) -> Starlette:
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
         _route("/admin/status", "GET", replica, guard(operators.status)),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: _not_found, 405: _wrong_method})
+    handlers = {404: _not_found, 405: _wrong_method}
+    return Edge(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers), _answered(replica, data.predict))
 
 
-def _route(path: str, method: str, replica: Replica, handler: Callable[[Request], Awaitable[Response]]) -> Route:
-    """Route a handler whose domain errors become answers, counted by route and status."""
+def _route(path: str, method: str, replica: Replica, handler: Handler) -> Route:
+    return Route(path, _answered(replica, handler, path), methods=[method])
+
+
+def _answered(replica: Replica, handler: Handler, path: str = "/models/{model}/predict") -> Handler:
+    """Return a handler whose domain errors become answers, counted by route and status."""
+    counts = {status: replica.metrics.requests.labels(path, status) for status in (200, 202)}
 
     async def answered(request: Request) -> Response:
         try:
@@ -79,10 +107,11 @@ def _route(path: str, method: str, replica: Replica, handler: Callable[[Request]
             raise
         except Exception as error:
             response = refusal(error)
-        replica.metrics.requests.labels(path, response.status_code).inc()
+        status = response.status_code
+        (counts.get(status) or replica.metrics.requests.labels(path, status)).inc()
         return response
 
-    return Route(path, answered, methods=[method])
+    return answered
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
@@ -103,7 +132,7 @@ def application(settings: ServingSettings, replicas: int = 1) -> serve.Applicati
     class Ingress:
         """The deployment that every request comes to."""
 
-    def built() -> Starlette:  # Serve tells a builder from an application by its being a plain function
+    def built() -> Edge:  # Serve tells a builder from an application by its being a plain function
         return build(settings)
 
     ingress = serve.deployment(

@@ -64,8 +64,8 @@ class DataPlane:
         if answered.shadows:
             replica.shadow_queue.offer(hosted, state, answered)
         record = hosted.record
-        replica.metrics.predictions.labels(record.name).inc(len(predictions.ids))
-        replica.metrics.latency.labels(record.name).observe(perf_counter() - started)
+        hosted.predictions.inc(len(predictions.ids))
+        hosted.latency.observe(perf_counter() - started)
         return answer({"model": record.name, "predictions": _answers(record, answered.predictions)})
 
     async def feedback(self, request: Request) -> Response:

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from router import Planner
 from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
+from serving.metrics import ReplicaMetrics
 from store.artefact import Session
 from store.names import log_stream
 from store.policy import Snapshot
@@ -55,8 +56,10 @@ class Answered:
 class Hosted:
     """A model on this replica. `state` is read once per request."""
 
-    def __init__(self, record: ModelRecord, max_instances: int) -> None:
+    def __init__(self, record: ModelRecord, max_instances: int, metrics: ReplicaMetrics) -> None:
         self.record = record
+        self.predictions = metrics.predictions.labels(record.name)
+        self.latency = metrics.latency.labels(record.name)
         self.encoder = Encoder(record.features)
         self.state = State()
         self.stream = log_stream(record.name)

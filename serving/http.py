@@ -37,17 +37,27 @@ async def read_body(request: Request, limit: int) -> bytes:
     """
     declared = request.headers.get("content-length", "")
     too_large = declared.isdigit() and int(declared) > limit
+    message = await request.receive()
+    if not message.get("more_body") and not too_large and message["type"] == "http.request":
+        body: bytes = message.get("body", b"")
+        if len(body) <= limit:
+            return body
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        size += len(message.get("body", b""))
         if size > _DISCARD_BYTES:
             raise ClientDisconnect
-        if too_large or size > limit:
-            too_large = True
+        too_large = too_large or size > limit
+        if too_large:
             chunks.clear()
         else:
-            chunks.append(chunk)
+            chunks.append(message.get("body", b""))
+        if not message.get("more_body"):
+            break
+        message = await request.receive()
     if too_large:
         raise TooLarge(f"the body is over {limit:,} bytes; send fewer instances in a request")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return b"".join(chunks)

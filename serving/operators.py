@@ -17,7 +17,7 @@ from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, 
 from serving.http import answer, read_body, refusal
 from serving.replica import Replica
 from store.errors import NotFound, PolicyError
-from store.names import join_consumer, learner_consumer, log_stream
+from store.names import CONTROL, join_consumer, learner_consumer, log_stream
 from store.policy import MAIN, Policy, Snapshot
 from store.protocols import position_key
 from store.records import Cut, pack_log
@@ -86,7 +86,7 @@ class Operators:
         body = await read_body(request, 10_000)
         wanted = _validate(RetrainRequest, body or b"{}")
         cut = pack_log(Cut("hand", time()))
-        [position] = await self._store.append([(log_stream(model), cut)])
+        position, _ = await self._store.append([(log_stream(model), cut), (CONTROL, b"")])
         if not wanted.wait_s:
             return answer({"position": position, "verdict": "asked"}, 202)
         deadline = monotonic() + wanted.wait_s

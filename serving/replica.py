@@ -137,7 +137,7 @@ class Replica:
     async def _apply_all(self) -> None:
         for name, record in (await self.tail.models()).items():
             if name not in self.models:
-                self.models[name] = Hosted(record, self.settings.max_instances)
+                self.models[name] = Hosted(record, self.settings.max_instances, self.metrics)
             await self._apply(name)
 
     async def _apply(self, name: str) -> None:

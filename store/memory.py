@@ -25,6 +25,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._streams: dict[str, list[Entry]] = {}
+        self._newest: dict[str, str] = {}
         self._sequence = 0
         self._consumers: dict[str, tuple[str, bytes]] = {}
         self._blobs: dict[str, bytes] = {}
@@ -38,6 +39,7 @@ class MemoryStore:
             self._sequence += 1
             positions.append(f"1-{self._sequence}")
             self._streams.setdefault(stream, []).append(Entry(positions[-1], payload))
+            self._newest[stream] = positions[-1]
         self._wake()
         return positions
 
@@ -66,8 +68,7 @@ class MemoryStore:
         return self._blobs.get(consumer, b"")
 
     async def last(self, stream: str) -> str:
-        entries = self._streams.get(stream)
-        return entries[-1].position if entries else START
+        return self._newest.get(stream, START)
 
     async def trim(self, stream: str, before: str) -> int:
         entries = self._streams.get(stream, [])

@@ -2,6 +2,9 @@
 
 from store.policy import MAIN
 
+CONTROL = "control"
+"""An entry here wakes everyone who waits for changes."""
+
 
 def log_stream(model: str) -> str:
     """Predictions, shadow scores, feedback, cuts and ticks, in one order."""

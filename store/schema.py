@@ -107,10 +107,7 @@ class Schema(BaseModel):
 
     def typed_dict(self) -> Any:
         """A strict TypedDict of the features, for pydantic to validate requests with."""
-        keys = {
-            field.name: NotRequired[field.annotation()] if field.optional else field.annotation()
-            for field in self.fields
-        }
+        keys = {field.name: NotRequired[field.annotation()] if field.optional else field.annotation() for field in self.fields}
         features = TypedDict("features", keys)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues, reportUnknownVariableType]
         features.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
         return features
@@ -162,14 +159,10 @@ class Encoder:
             categories.append(buckets)
         shape = (len(rows), self.schema.numbers)
         codes = (len(rows), len(self.schema.buckets))
-        return Encoded(
-            np.array(numbers, dtype=np.float32).reshape(shape), np.array(categories, dtype=np.int64).reshape(codes)
-        )
+        return Encoded(np.array(numbers, dtype=np.float32).reshape(shape), np.array(categories, dtype=np.int64).reshape(codes))
 
     @staticmethod
-    def _encode(
-        field: FeatureField, cache: dict[str, int], value: Any, floats: list[float], buckets: list[int]
-    ) -> None:
+    def _encode(field: FeatureField, cache: dict[str, int], value: Any, floats: list[float], buckets: list[int]) -> None:
         kind = field.kind
         if kind == "category":
             if value is None:
@@ -247,12 +240,10 @@ def schema_of(features: type[BaseModel]) -> Schema:
 
 
 def _field(owner: str, name: str, info: FieldInfo) -> FeatureField:
-    annotation, optional = _without_none(info.annotation)
-    marks = {type(mark): mark for mark in info.metadata}
+    annotation, optional, inner = _without_none(info.annotation)
+    marks = {type(mark): mark for mark in (*info.metadata, *inner)}
     bounds = {
-        key: float(getattr(marks[kind], key))
-        for kind, key in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt"))
-        if kind in marks
+        key: float(getattr(marks[kind], key)) for kind, key in ((Ge, "ge"), (Gt, "gt"), (Le, "le"), (Lt, "lt")) if kind in marks
     }
     if annotation is bool:
         return FeatureField(name=name, kind="boolean", optional=optional)
@@ -274,12 +265,16 @@ def _field(owner: str, name: str, info: FieldInfo) -> FeatureField:
     )
 
 
-def _without_none(annotation: Any) -> tuple[Any, bool]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        rest = [part for part in typing.get_args(annotation) if part is not type(None)]
-        if len(rest) == 1 and len(rest) < len(typing.get_args(annotation)):
-            return rest[0], True
-    return annotation, False
+def _without_none(annotation: Any) -> tuple[Any, bool, Sequence[Any]]:
+    """Return the type in `T | None`, whether there was a None, and the marks of an Annotated T."""
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType) or types.NoneType not in parts:
+        return annotation, False, ()
+    rest = [part for part in parts if part is not types.NoneType]
+    if len(rest) > 1 or typing.get_origin(rest[0]) is not Annotated:
+        return (rest[0] if len(rest) == 1 else annotation), len(rest) == 1, ()
+    inner, *marks = typing.get_args(rest[0])
+    return inner, True, [part for mark in marks for part in (mark.metadata if isinstance(mark, FieldInfo) else (mark,))]
 
 
 def _length(owner: str, name: str, marks: Mapping[type, Any]) -> int:

@@ -19,6 +19,8 @@ from trainer.errors import TrainerError
 from trainer.loop import Trainer
 
 LEASE_S = 5.0
+NICENESS = 10
+"""Learning gives way to serving."""
 
 
 class TrainerActor:
@@ -28,6 +30,7 @@ class TrainerActor:
         self._spec_path, self._seed = spec_path, seed
         self._url, self._prefix = redis_url, prefix
         self._problem = "starting"
+        os.nice(NICENESS)
         threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True, name="trainer").start()
 
     def problem(self) -> str:

@@ -5,102 +5,38 @@ no checkpoint: after a crash the stretch is read again without emitting anything
 position, and move with it and with the outcomes in one atomic step (see trainer/loop.py).
 
 A prediction is open until its label window ends; it is then remembered for one more window, to tell late feedback from
-unknown. Feedback that overtakes its prediction is held for `HOLD_S`.
+unknown. Feedback that overtakes its prediction is held for `HOLD_S`. What the stretch may not mistake: it begins `HOLD_S`
+before the oldest prediction that matters, with the feedback that overtook it; a forgotten prediction still holds its
+beginning back until nobody could take its last feedback for feedback that waits; and ids that clients use again are kept
+in the state, with where their last use ended.
 """
 
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import islice
-
-from pydantic import BaseModel
 
 from store.protocols import Entry, position_key
 from store.records import (
     Cut,
     Feedback,
     FeedbackBatch,
-    Label,
     Outcome,
     OutcomeKind,
     OutcomeRecord,
     Outcomes,
     Predictions,
-    Served,
     Shadows,
     Tick,
     unpack_log,
 )
-from store.schema import Row
 from store.spec import ModelRecord
+from trainer.memory import HOLD_S, Gone, Held, JoinState, Mark, Marks, Open
 
-HOLD_S = 60.0
-HOLD_IDS = 100_000
+HOLD_EVENTS = 100_000
+REUSED_IDS = 10_000
 SKEW_QUORUM = 100
 SERVER_ID = re.compile(r"[^:]+:([0-9a-f]{1,12})\.[\w-]{12}:\d+")
-
-
-class JoinCounts(BaseModel):
-    """What became of everything in the log. `unreadable` entries are skipped."""
-
-    predictions: int = 0
-    feedback: int = 0
-    labelled: int = 0
-    defaulted: int = 0
-    corrected: int = 0
-    repeated: int = 0
-    late: int = 0
-    unknown: int = 0
-    duplicate_ids: int = 0
-    skewed: int = 0
-    unreadable: int = 0
-
-
-class JoinState(BaseModel):
-    """What is stored with the join's position. `low_water` is the oldest entry that still matters, empty when none does;
-    `low_clock` and `low_skewed` are what `clock` and `skewed_in_a_row` were there."""
-
-    low_water: str = ""
-    low_clock: float = 0.0
-    low_skewed: int = 0
-    clock: float = 0.0
-    skewed_in_a_row: int = 0
-    since_cut: int = 0
-    counts: JoinCounts = JoinCounts()
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """Where in the log something began, and what the clocks were."""
-
-    position: str
-    clock: float
-    skewed: int
-    arrived: float
-
-
-@dataclass(slots=True)
-class _Open:
-    """A prediction that may still get labels. `row` is dropped when its window has ended."""
-
-    mark: _Mark
-    opened_at: float
-    predicted_at: float
-    unit: str
-    row: Row | None
-    output: list[float]
-    served: Served
-    labels: dict[tuple[str, str], Label] = field(default_factory=dict[tuple[str, str], Label])
-    last: tuple[Feedback, float] | None = None
-
-
-@dataclass(slots=True)
-class _Held:
-    """Feedback that came before its prediction."""
-
-    mark: _Mark
-    events: list[tuple[Feedback, float]]
 
 
 class LabelJoin:
@@ -112,10 +48,15 @@ class LabelJoin:
         self._event_clock = model.clock == "event"
         self.every = model.schedule.outcomes
         self.state = state or JoinState()
-        self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._closed: OrderedDict[str, _Open] = OrderedDict()
-        self._held: OrderedDict[str, _Held] = OrderedDict()
-        self._mark = _Mark("", 0.0, 0, 0.0)
+        self._open: OrderedDict[str, Open] = OrderedDict()
+        self._closed: OrderedDict[str, Open] = OrderedDict()
+        self._gone: OrderedDict[str, Gone] = OrderedDict()
+        self._held: dict[str, deque[Held]] = {}
+        self._waiting: deque[Held] = deque()
+        self._marks = Marks()
+        self._mark = Mark("", 0.0, 0, 0.0)
+        self._since = self._mark
+        self._ended: dict[str, tuple[int, int]] = {}
         self._out: list[OutcomeRecord] = []
         self._silent = False
 
@@ -123,9 +64,11 @@ class LabelJoin:
         """Read the log from `low_water` to the position again: the same knowledge, nothing emitted or counted."""
         kept = self.state.model_copy(deep=True)
         self._silent = True
+        self._ended = {id_: position_key(position) for id_, position in kept.reused.items()}
         self.state.clock, self.state.skewed_in_a_row = kept.low_clock, kept.low_skewed
         self.feed(entries)
         self._silent = False
+        self._ended = {}
         self.state = kept
 
     def feed(self, entries: Sequence[Entry]) -> list[OutcomeRecord]:
@@ -134,15 +77,26 @@ class LabelJoin:
         for entry in entries:
             self._take(entry)
             self._expire()
-        marks = [first.mark for kept in (self._closed, self._open, self._held) for first in islice(kept.values(), 1)]
-        low = min(marks, key=lambda mark: position_key(mark.position), default=None)
-        self.state.low_water = low.position if low else ""
-        self.state.low_clock, self.state.low_skewed = (low.clock, low.skewed) if low else (0.0, 0)
+        if entries:
+            self._settle()
         return self._out
+
+    def _settle(self) -> None:
+        """Note where the stretch begins that everything known follows from."""
+        remembered = (self._gone, self._closed, self._open)
+        since = [first.since for kept in remembered for first in islice(kept.values(), 1)]
+        since += [held.since for held in islice((held for held in self._waiting if not held.taken), 1)]
+        low = min(since, key=lambda mark: position_key(mark.position), default=self._since)
+        state = self.state
+        state.low_water, state.low_clock, state.low_skewed = low.position, low.clock, low.skewed
+        lowest = position_key(low.position)
+        state.reused = {id_: at for id_, at in state.reused.items() if position_key(at) >= lowest}
 
     def _take(self, entry: Entry) -> None:
         arrived = position_key(entry.position)[0] / 1000.0
-        self._mark = _Mark(entry.position, self.state.clock, self.state.skewed_in_a_row, arrived)
+        self._mark = Mark(entry.position, self.state.clock, self.state.skewed_in_a_row, arrived)
+        self._since = self._marks.since(self._mark)
+        self._expire_held()
         try:
             record = unpack_log(entry.payload)
         except (ValueError, TypeError, IndexError):
@@ -152,8 +106,6 @@ class LabelJoin:
             self.state.clock = max(self.state.clock, arrived)
         match record:
             case Predictions():
-                if record.event_times:
-                    self._follow(max(record.event_times))
                 self._predicted(record)
             case FeedbackBatch():
                 for event in record.events:
@@ -178,22 +130,31 @@ class LabelJoin:
         state.clock = max(state.clock, at)
 
     def _predicted(self, record: Predictions) -> None:
+        if record.event_times:
+            self._follow(max(record.event_times))
         self._count("predictions", len(record.ids))
         for index, id_ in enumerate(record.ids):
-            if id_ in self._open or id_ in self._closed:
+            if self._is_over(id_):
+                continue
+            if known := self._open.get(id_) or self._closed.get(id_):
+                known.reused = True
                 self._count("duplicate_ids")
                 continue
+            if gone := self._gone.pop(id_, None):
+                self._reuse(id_, gone.position)
             at = min(record.event_times[index], self.state.clock) if record.event_times else record.at
             served = record.served[record.arms[index]]
             unit, row, output = record.units[index], record.rows[index], record.outputs[index]
-            prediction = _Open(self._mark, self.state.clock, at, unit, row, output, served)
+            prediction = Open(self._since, self.state.clock, at, unit, row, output, served)
             self._open[id_] = prediction
-            if held := self._held.pop(id_, None):
-                for event, received_at in held.events:
-                    self._apply(event, received_at, prediction)
+            for held in self._held.pop(id_, ()):
+                held.taken = True
+                self._apply(held.event, held.received_at, prediction)
 
     def _labelled(self, event: Feedback, received_at: float) -> None:
         self._count("feedback")
+        if self._is_over(event.id):
+            return
         if prediction := self._open.get(event.id):
             self._apply(event, received_at, prediction)
         elif closed := self._closed.get(event.id):
@@ -201,10 +162,10 @@ class LabelJoin:
             self._count("repeated" if known == event.label else "late")
         elif self._made_long_ago(event.id):
             self._count("late")
-        elif held := self._held.get(event.id):
-            held.events.append((event, received_at))
-        elif len(self._held) < HOLD_IDS:
-            self._held[event.id] = _Held(self._mark, [(event, received_at)])
+        elif len(self._waiting) < HOLD_EVENTS:
+            held = Held(self._since, self._mark.arrived, event, received_at)
+            self._waiting.append(held)
+            self._held.setdefault(event.id, deque()).append(held)
         else:
             self._count("unknown")
 
@@ -215,7 +176,7 @@ class LabelJoin:
             return False
         return int(made[1], 16) / 1000.0 + 2 * self._policy.window_s < self.state.clock
 
-    def _apply(self, event: Feedback, received_at: float, prediction: _Open) -> None:
+    def _apply(self, event: Feedback, received_at: float, prediction: Open) -> None:
         key = (event.item, event.source)
         known = prediction.labels.get(key)
         if known is not None and known == event.label:
@@ -239,13 +200,38 @@ class LabelJoin:
             prediction.row = None
             self._closed[id_] = prediction
         while self._closed and _first(self._closed).opened_at + 2 * window < clock:
-            self._closed.popitem(last=False)
-        # Held feedback waits by arrival, whatever clock the windows have.
-        while self._held and next(iter(self._held.values())).mark.arrived + HOLD_S < self._mark.arrived:
-            _, held = self._held.popitem(last=False)
-            self._count("unknown", len(held.events))
+            id_, prediction = self._closed.popitem(last=False)
+            if prediction.reused:
+                self._reuse(id_, self._mark.position)
+            else:
+                self._gone[id_] = Gone(prediction.since, self._mark.position, self._mark.arrived)
+        while self._gone and next(iter(self._gone.values())).arrived + HOLD_S < self._mark.arrived:
+            self._gone.popitem(last=False)
 
-    def _emit(self, id_: str, prediction: _Open, kind: OutcomeKind) -> None:
+    def _expire_held(self) -> None:
+        """Held feedback waits by arrival, whatever clock the windows have."""
+        while self._waiting and (self._waiting[0].taken or self._waiting[0].arrived + HOLD_S < self._mark.arrived):
+            held = self._waiting.popleft()
+            if held.taken:
+                continue
+            self._count("unknown")
+            others = self._held[held.event.id]
+            others.popleft()
+            if not others:
+                del self._held[held.event.id]
+
+    def _reuse(self, id_: str, ended: str) -> None:
+        """Keep where the former use of an id ended: read again from the middle of it, it would look like the present one."""
+        self.state.reused.pop(id_, None)
+        self.state.reused[id_] = ended
+        if len(self.state.reused) > REUSED_IDS:
+            self.state.reused.pop(next(iter(self.state.reused)))
+
+    def _is_over(self, id_: str) -> bool:
+        """Whether what is read again is about a former use of this id."""
+        return bool(self._ended) and position_key(self._mark.position) <= self._ended.get(id_, (-1, 0))
+
+    def _emit(self, id_: str, prediction: Open, kind: OutcomeKind) -> None:
         label = prediction.last[0].label if prediction.last else self._policy.default
         assert label is not None
         assert prediction.row is not None
@@ -275,5 +261,5 @@ class LabelJoin:
             setattr(self.state.counts, name, getattr(self.state.counts, name) + by)
 
 
-def _first(predictions: OrderedDict[str, _Open]) -> _Open:
+def _first(predictions: OrderedDict[str, Open]) -> Open:
     return next(iter(predictions.values()))

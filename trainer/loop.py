@@ -26,6 +26,8 @@ from trainer.learner import Learned, Learner, sample
 READ_ENTRIES = 500
 KEPT_VERSIONS, FORGET_EVERY = 50, 10
 TRIM_EVERY_S = 60.0
+LOOK_S = 0.05
+"""How often the log is looked at while nothing asks for it."""
 
 
 class Trainer:
@@ -47,6 +49,8 @@ class Trainer:
         self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
         self._join_at = self._read_at = START
         self._unsaved = 0
+        self._more = True
+        self._control_at = START
         self._learner_at = START
         self._cursor = START
         self._batch: list[Outcome] = []
@@ -72,7 +76,11 @@ class Trainer:
     async def step(self, block_s: float = 0.5) -> bool:
         """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
         await self._maybe_cut()
-        entries = await self._store.read(self._log, self._read_at, READ_ENTRIES, min(block_s, self._until_cut()))
+        if not self._more:
+            # Not woken by every prediction, which would cost serving more than it gains learning: by cuts, else by the clock.
+            self._control_at = await self._store.changes(self._control_at, min(block_s, LOOK_S, self._until_cut()))
+        entries = await self._store.read(self._log, self._read_at, READ_ENTRIES)
+        self._more = len(entries) == READ_ENTRIES
         started = time()
         if entries:
             self._join.every = self._schedule.outcomes
@@ -118,7 +126,7 @@ class Trainer:
         low = self._join.state.low_water
         entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
         again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
-        while entries and len(again) and position_key(again[-1].position) < position_key(position):
+        while entries and again and position_key(again[-1].position) < position_key(position):
             entries = await self._store.read(self._log, again[-1].position, READ_ENTRIES)
             again += [entry for entry in entries if position_key(entry.position) <= position_key(position)]
         self._join.rebuild(again)
@@ -229,6 +237,7 @@ class Trainer:
         seconds = self._schedule.seconds
         if seconds is not None and self._join.state.since_cut and time() - self._cut_at >= seconds:
             self._cut_at = time()
+            self._more = True
             await self._store.append([(self._log, pack_log(Cut(f"every {seconds:g} s", time())))])
 
     async def _maybe_trim(self) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from store.protocols import Entry
 from store.records import Cut, Feedback, FeedbackBatch, Label, LogRecord, Outcome, OutcomeRecord, Predictions, Served
 from store.records import pack_log as pack
+from store.schema import Row
 from store.spec import LabelPolicy, ModelRecord, ModelSpec, Schedule
 
 DAY_1 = 1_700_000_000.0
@@ -37,11 +38,11 @@ def binary_model(
 def predicted(at: float, *ids: str, event_times: Sequence[float] | None = None) -> Predictions:
     """One request's predictions; every number in them follows from the id and the time, so that mistakes show."""
     served = [Served("main", 1, 1.0)]
-    rows = [[at % 1000.0] for _ in ids]
+    rows: list[Row] = [[at % 1000.0] for _ in ids]
     outputs = [[0.5] for _ in ids]
     units = [f"unit of {id_}" for id_ in ids]
     times = list(event_times) if event_times is not None else None
-    return Predictions(at, list(ids), units, [*rows], outputs, served, [0] * len(ids), 0.0, times)
+    return Predictions(at, list(ids), units, rows, outputs, served, [0] * len(ids), 0.0, times)
 
 
 def labelled(at: float, id_: str, label: Label = 1, source: str = "") -> FeedbackBatch:
@@ -51,8 +52,7 @@ def labelled(at: float, id_: str, label: Label = 1, source: str = "") -> Feedbac
 def written(records: Iterable[tuple[float, LogRecord]]) -> list[Entry]:
     """Return log entries from (arrival in seconds after DAY_1, record) pairs."""
     return [
-        Entry(f"{int((DAY_1 + arrival) * 1000)}-{number}", pack(record))
-        for number, (arrival, record) in enumerate(records)
+        Entry(f"{int((DAY_1 + arrival) * 1000)}-{number}", pack(record)) for number, (arrival, record) in enumerate(records)
     ]
 
 

@@ -1,0 +1,38 @@
+"""Doubles for serving's tests: a log that can be held up, taken away and given back."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from store.errors import Unavailable
+from store.memory import MemoryStore
+
+
+class FickleLog(MemoryStore):
+    """An event log that counts its calls, answers them only while `open` is set, and fails while `broken`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[tuple[str, bytes]]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.broken = False
+        self.tried = asyncio.Event()
+
+    async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
+        self.calls.append(list(entries))
+        self.tried.set()
+        await self.open.wait()
+        if self.broken:
+            raise Unavailable("the log is broken")
+        return await super().append(entries)
+
+    async def kept(self, stream: str) -> list[bytes]:
+        return [entry.payload for entry in await self.read(stream, "0-0", 1_000_000)]
+
+
+async def until(condition: Any, patience_s: float = 30.0) -> None:
+    """Wait until a condition holds; it is looked at whenever the event loop has had a turn."""
+    async with asyncio.timeout(patience_s):
+        while not condition():  # noqa: ASYNC110 - conditions of many kinds
+            await asyncio.sleep(0.001)

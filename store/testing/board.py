@@ -1,0 +1,104 @@
+"""The contract of PolicyBoard, and of all three protocols together."""
+
+import asyncio
+
+import pytest
+
+from store.errors import EpochConflict, Fenced
+from store.policy import Policy, Report, Variant
+from store.protocols import START, Commit, PolicyBoard, Store, position_key
+from store.testing.log import EventLogContract
+from store.testing.registry import ModelRegistryContract
+from store.testing.things import PATIENCE_S, registered, step, version
+
+
+@pytest.mark.anyio
+class PolicyBoardContract:
+    """Compare-and-set policies, changes that wake their readers, and reports that end with their lease."""
+
+    async def test_a_model_starts_with_its_main_line_alone(self, store: PolicyBoard) -> None:
+        await registered(store)
+        snapshot = await store.snapshot("m")
+        assert (snapshot.policy, snapshot.epoch, snapshot.channels, snapshot.channel_seq) == (Policy(), 0, {}, 0)
+
+    async def test_every_policy_raises_the_epoch_by_one(self, store: PolicyBoard) -> None:
+        await registered(store)
+        policies = [Policy(variants=(Variant(name="main"), Variant(name=name, version=3))) for name in "ab"]
+        for epoch, policy in enumerate(policies):
+            assert await store.set_policy("m", policy, epoch) == epoch + 1
+            snapshot = await store.snapshot("m")
+            assert (snapshot.policy, snapshot.epoch, snapshot.channel_seq) == (policy, epoch + 1, 0)
+
+    async def test_a_stale_epoch_changes_nothing(self, store: PolicyBoard) -> None:
+        await registered(store)
+        await store.set_policy("m", Policy(), 0)
+        for stale in (0, 2):
+            with pytest.raises(EpochConflict) as caught:
+                await store.set_policy("m", Policy(default="other"), stale)
+            assert (caught.value.expected, caught.value.actual) == (stale, 1)
+        assert (await store.snapshot("m")).policy == Policy()
+
+    async def test_of_many_operators_at_one_epoch_one_wins(self, store: PolicyBoard) -> None:
+        await registered(store)
+        wanted = [Policy(default=f"arm {number}") for number in range(8)]
+        results = await asyncio.gather(*(store.set_policy("m", one, 0) for one in wanted), return_exceptions=True)
+        assert sorted(map(str, (type(result).__name__ for result in results))) == ["EpochConflict"] * 7 + ["int"]
+        assert (await store.snapshot("m")).policy == wanted[results.index(1)]
+
+    async def test_changes_wakes_up_when_a_policy_is_set(self, store: PolicyBoard) -> None:
+        await registered(store)
+        at = await store.changes(START, 1.0)
+
+        async def wait() -> str:
+            while (now := await store.changes(at, 1.0)) == at:
+                pass
+            return now
+
+        async with asyncio.timeout(PATIENCE_S):
+            waiting = asyncio.create_task(wait())
+            await store.set_policy("m", Policy(), 0)
+            now = await waiting
+        assert position_key(now) > position_key(at)
+        assert await store.changes(now, 0.01) == now
+
+    async def test_a_report_is_heard_and_the_newer_one_replaces_it(self, store: PolicyBoard) -> None:
+        for ready in (False, True):
+            await store.report(Report(name="r", pid=1, ready=ready), 60.0)
+        await store.report(Report(name="s", pid=2, ready=True), 60.0)
+        assert {report.name: report.ready for report in await store.reports()} == {"r": True, "s": True}
+
+    async def test_a_report_ends_with_its_lease(self, store: PolicyBoard) -> None:
+        await store.report(Report(name="short", pid=1, ready=True), 0.05)
+        await store.report(Report(name="long", pid=2, ready=True), 60.0)
+        async with asyncio.timeout(PATIENCE_S):
+            while [report.name for report in await store.reports()] != ["long"]:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.anyio
+class StoreContract(EventLogContract, ModelRegistryContract, PolicyBoardContract):
+    """All three at once, and what holds only between them."""
+
+    async def test_publishing_moves_the_lines_channel_and_never_the_epoch(self, store: Store) -> None:
+        await registered(store)
+        lines = [("main", "published"), ("main", "rejected"), ("other", "published")]
+        for n, (line, status) in enumerate(lines):
+            await store.commit("m", Commit(step(f"{n}-0", f"{n + 1}-0"), version(f"{n + 1}-0", status, line), b"w"))
+        snapshot = await store.snapshot("m")
+        assert snapshot.channels == {"main@latest": 1, "other@latest": 3}
+        assert (snapshot.epoch, snapshot.channel_seq) == (0, 2)
+
+    async def test_publishing_wakes_those_who_wait_for_changes(self, store: Store) -> None:
+        await registered(store)
+        at = await store.changes(START, 1.0)
+        await store.commit("m", Commit(step(START, "1-0"), version("1-0"), b"w"))
+        assert position_key(await store.changes(at, 1.0)) > position_key(at)
+
+    async def test_a_fenced_learner_moves_no_channel(self, store: Store) -> None:
+        await registered(store)
+        await store.commit("m", Commit(step(START, "1-0"), version("1-0"), b"w"))
+        with pytest.raises(Fenced):
+            await store.commit("m", Commit(step(START, "2-0"), version("2-0"), b"other"))
+        snapshot = await store.snapshot("m")
+        assert (snapshot.channels, snapshot.channel_seq) == ({"main@latest": 1}, 1)
+        assert await store.weights("m", 1) == b"w"

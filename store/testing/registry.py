@@ -1,0 +1,113 @@
+"""The contract of ModelRegistry."""
+
+import asyncio
+
+import pytest
+
+from store.errors import Fenced, NotFound, SpecError
+from store.protocols import START, Commit, Graph, ModelRegistry, Version
+from store.spec import Schedule
+from store.testing.things import OtherFeatures, model_record, step, version
+
+
+@pytest.mark.anyio
+class ModelRegistryContract:
+    """Models, versions under rising numbers, and weights that may be forgotten."""
+
+    async def test_what_is_registered_is_on_record(self, store: ModelRegistry) -> None:
+        assert await store.models() == {}
+        records = [model_record("m"), model_record("n", OtherFeatures)]
+        for record in records:
+            await store.register(record)
+        assert await store.models() == {record.name: record for record in records}
+
+    async def test_an_operators_schedule_survives_the_next_registration(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        chosen = Schedule(outcomes=7, seconds=None)
+        await store.set_schedule("m", chosen)
+        await store.register(model_record(max_skew_s=5.0))
+        record = (await store.models())["m"]
+        assert (record.schedule, record.max_skew_s) == (chosen, 5.0)
+
+    async def test_a_declaration_that_weights_would_not_fit_is_refused(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        with pytest.raises(SpecError, match="'m'"):
+            await store.register(model_record("m", OtherFeatures))
+        with pytest.raises(SpecError):
+            await store.register(model_record(objective="regression"))
+        assert await store.models() == {"m": model_record()}
+
+    async def test_there_is_no_schedule_without_a_model(self, store: ModelRegistry) -> None:
+        with pytest.raises(NotFound):
+            await store.set_schedule("m", Schedule())
+
+    async def test_a_graph_comes_back_whole(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        graph = Graph("abc", bytes(range(256)), b"\0golden")
+        await store.put_graph("m", graph)
+        assert await store.graph("m", "abc") == graph
+        with pytest.raises(NotFound):
+            await store.graph("m", "abd")
+
+    async def test_versions_are_numbered_from_one_and_listed_newest_first(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        assert await store.versions("m") == []
+        made: list[Version | None] = []
+        for number in range(1, 4):
+            commit = Commit(step(f"{number - 1}-0", f"{number}-0"), version(f"{number}-0"), b"w%d" % number)
+            made.append(await store.commit("m", commit))
+        assert [one.number for one in made if one] == [1, 2, 3]
+        assert await store.versions("m") == made[::-1]
+        assert await store.versions("m", last=2) == made[:0:-1]
+        assert await store.version("m", 2) == made[1]
+        assert await store.weights("m", 2) == b"w2"
+
+    async def test_a_position_publishes_once(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        commit = Commit(step(START, "1-0", b"state", b"blob"), version("1-0"), b"w")
+        await store.commit("m", commit)
+        with pytest.raises(Fenced):
+            await store.commit("m", commit)
+        assert [one.number for one in await store.versions("m")] == [1]
+
+    async def test_of_many_that_publish_from_one_place_one_does(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        commits = [Commit(step(START, f"{n}-0"), version(f"{n}-0"), b"%d" % n) for n in range(1, 9)]
+        results = await asyncio.gather(*(store.commit("m", one) for one in commits), return_exceptions=True)
+        [made] = [result for result in results if isinstance(result, Version)]
+        assert await store.versions("m") == [made]
+        assert made.position == f"{(await store.weights('m', 1)).decode()}-0"
+
+    async def test_a_learner_may_move_without_publishing(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        assert await store.commit("m", Commit(step(START, "1-0"))) is None
+        assert await store.versions("m") == []
+        with pytest.raises(Fenced):
+            await store.commit("m", Commit(step(START, "2-0"), version("2-0"), b"w"))
+
+    async def test_a_rejected_version_stays_on_record_without_weights(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        made = await store.commit("m", Commit(step(START, "1-0"), version("1-0", "rejected"), b""))
+        assert made is not None
+        assert await store.version("m", made.number) == made
+        with pytest.raises(NotFound):
+            await store.weights("m", made.number)
+
+    async def test_forgotten_weights_leave_the_record(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        for n in (1, 2):
+            await store.commit("m", Commit(step(f"{n - 1}-0", f"{n}-0"), version(f"{n}-0"), b"w"))
+        await store.forget_weights("m", [1, 77])
+        await store.forget_weights("m", [])
+        with pytest.raises(NotFound):
+            await store.weights("m", 1)
+        assert (await store.version("m", 1)).number == 1
+        assert await store.weights("m", 2) == b"w"
+
+    async def test_a_version_that_never_was_is_not_found(self, store: ModelRegistry) -> None:
+        await store.register(model_record())
+        for number in (0, -1, 1):
+            with pytest.raises(NotFound):
+                await store.version("m", number)
+            with pytest.raises(NotFound):
+                await store.weights("m", number)

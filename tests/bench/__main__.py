@@ -1,0 +1,41 @@
+"""`make bench`: every figure that the README states, as ratios inside one run."""
+
+import argparse
+import platform as machine
+
+import psutil
+
+from tests.bench import quality, serving
+
+PARTS = ("throughput", "swap", "freshness", "memory", "quality")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--until", default="2013-12-31", help="last day of the quality run")
+    parser.add_argument("--soak", action="store_true", help="ten times as long, without the quality run")
+    given = parser.parse_args()
+    wanted = [part for part in given.only if not (given.soak and part == "quality")]
+    memory = psutil.virtual_memory().total / 2**30
+    print(f"{machine.platform()}, {machine.machine()}, {psutil.cpu_count()} processors, {memory:.0f} GiB")
+    if set(wanted) & {"throughput", "swap", "freshness", "memory"}:
+        run_serving(wanted, 10 if given.soak else 1)
+    if "quality" in wanted:
+        quality.year(given.until)
+
+
+def run_serving(wanted: list[str], times: int) -> None:
+    with serving.platform() as (running, client):
+        if "throughput" in wanted:
+            serving.throughput(running, rounds=3 * times)
+        if "swap" in wanted:
+            serving.hot_swap(running, client, versions=100 * times)
+        if "freshness" in wanted:
+            serving.freshness(running, client, seconds=30.0 * times)
+        if "memory" in wanted:
+            serving.memory(client)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Every store passes the same contract."""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable
+from typing import cast
+
+import pytest
+
+import store.memory
+import store.redis_store
+from store.errors import Unavailable
+from store.memory import MemoryStore
+from store.policy import Policy, Report
+from store.protocols import START, Advance, Commit, Graph, Store
+from store.redis_store import RedisStore
+from store.spec import Schedule
+from store.testing import STORES, EventLogContract, ModelRegistryContract, PolicyBoardContract, StoreContract
+from store.testing.things import model_record
+
+
+class TestMemoryStore(StoreContract):
+    implementation = MemoryStore
+
+    @pytest.fixture
+    async def store(self) -> Store:
+        return MemoryStore()
+
+
+class TestRedisStore(StoreContract):
+    implementation = RedisStore
+
+    @pytest.fixture
+    async def store(self, redis_url: str, prefix: str) -> AsyncIterator[Store]:
+        redis_store = RedisStore(redis_url, prefix)
+        yield redis_store
+        await redis_store.close()
+
+
+def test_every_store_is_in_the_run() -> None:
+    run = {cast(type, suite.__dict__["implementation"]) for suite in StoreContract.__subclasses__()}
+    assert run == set(STORES)
+
+
+def test_every_class_that_can_append_and_commit_is_a_store_on_the_list() -> None:
+    found = {
+        one
+        for module in (store.memory, store.redis_store)
+        for _, one in inspect.getmembers(module, inspect.isclass)
+        if one.__module__ == module.__name__ and hasattr(one, "append") and hasattr(one, "commit")
+    }
+    assert found == set(STORES)
+
+
+def test_the_whole_contract_is_made_of_its_parts() -> None:
+    assert {EventLogContract, ModelRegistryContract, PolicyBoardContract} <= set(StoreContract.__mro__)
+
+
+@pytest.mark.anyio
+async def test_a_redis_that_is_away_is_unavailable_to_every_call(prefix: str) -> None:
+    store = RedisStore("unix:///nowhere/redis.sock", prefix)
+    advance, record = Advance("c", START, "1-0"), model_record()
+    calls: list[Awaitable[object]] = [
+        store.ping(), store.append([("s", b"")]), store.read("s", START, 1), store.advance(advance, []),
+        store.consumer("c"), store.blob("c"), store.last("s"), store.trim("s", START), store.register(record),
+        store.models(), store.set_schedule("m", Schedule()), store.put_graph("m", Graph("d", b"", b"")),
+        store.graph("m", "d"), store.commit("m", Commit(advance)), store.versions("m"), store.version("m", 1),
+        store.weights("m", 1), store.forget_weights("m", [1]), store.snapshot("m"), store.set_policy("m", Policy(), 0),
+        store.changes(START, 0.01), store.report(Report(name="r", pid=1, ready=True), 1.0), store.reports(),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(Unavailable):
+            await call
+    await store.close()
+
+
+@pytest.mark.anyio
+async def test_a_redis_store_keeps_to_its_prefix(redis_url: str, prefix: str) -> None:
+    here, there = RedisStore(redis_url, prefix), RedisStore(redis_url, f"{prefix}-other")
+    await here.append([("s", b"1")])
+    assert await there.read("s", "0-0", 10) == []
+    await here.close()
+    await there.close()

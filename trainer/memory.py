@@ -1,0 +1,107 @@
+"""What the label join remembers: durably in `JoinState`, and between two crashes in its own memory."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from store.records import Feedback, Label, Served
+from store.schema import Row
+
+HOLD_S = 60.0
+
+
+class JoinCounts(BaseModel):
+    """What became of everything in the log. `unreadable` entries are skipped."""
+
+    predictions: int = 0
+    feedback: int = 0
+    labelled: int = 0
+    defaulted: int = 0
+    corrected: int = 0
+    repeated: int = 0
+    late: int = 0
+    unknown: int = 0
+    duplicate_ids: int = 0
+    skewed: int = 0
+    unreadable: int = 0
+
+
+class JoinState(BaseModel):
+    """What is stored with the join's position.
+
+    `low_water` is the oldest entry that still matters (empty before the first); `low_clock` and `low_skewed` are what `clock`
+    and `skewed_in_a_row` were there. `reused` says of ids that clients used again where their former use ended.
+    """
+
+    low_water: str = ""
+    low_clock: float = 0.0
+    low_skewed: int = 0
+    clock: float = 0.0
+    skewed_in_a_row: int = 0
+    since_cut: int = 0
+    reused: dict[str, str] = {}
+    counts: JoinCounts = JoinCounts()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the log, and what the clocks were before it. `arrived` is in seconds since 1970."""
+
+    position: str
+    clock: float
+    skewed: int
+    arrived: float
+
+
+class Marks:
+    """Finds the place `HOLD_S` ago: the first entry of a second, wherever the reading began."""
+
+    def __init__(self) -> None:
+        self._firsts: deque[Mark] = deque()
+
+    def since(self, mark: Mark) -> Mark:
+        """Take in the next entry's mark; return one at least `HOLD_S` older, or the oldest there is."""
+        firsts, second = self._firsts, int(mark.arrived)
+        if not firsts or int(firsts[-1].arrived) < second:
+            firsts.append(mark)
+        while len(firsts) > 1 and int(firsts[1].arrived) + HOLD_S <= second:
+            firsts.popleft()
+        return firsts[0]
+
+
+@dataclass(slots=True)
+class Open:
+    """A prediction that may still get labels. `row` is dropped when its window has ended; `since` is where the stretch that
+    explains it begins; `reused` says that its id came again."""
+
+    since: Mark
+    opened_at: float
+    predicted_at: float
+    unit: str
+    row: Row | None
+    output: list[float]
+    served: Served
+    labels: dict[tuple[str, str], Label] = field(default_factory=dict[tuple[str, str], Label])
+    last: tuple[Feedback, float] | None = None
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A forgotten prediction: where and when it was forgotten."""
+
+    since: Mark
+    position: str
+    arrived: float
+
+
+@dataclass(slots=True)
+class Held:
+    """Feedback that came before its prediction, until it is `taken` or nobody waits any more."""
+
+    since: Mark
+    arrived: float
+    event: Feedback
+    received_at: float
+    taken: bool = False
