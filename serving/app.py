@@ -115,9 +115,7 @@ def _answered(replica: Replica, handler: Handler, path: str = "/models/{model}/p
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
-    return answer(
-        {"error": f"no route {request.url.path[:200]}; POST /models/{{model}}/predict asks for a prediction"}, 404
-    )
+    return answer({"error": f"no route {request.url.path[:200]}; POST /models/{{model}}/predict asks for a prediction"}, 404)
 
 
 async def _wrong_method(request: Request, error: Any) -> Response:
@@ -143,6 +141,7 @@ def application(settings: ServingSettings, replicas: int = 1) -> serve.Applicati
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=5,
-        logging_config={"enable_access_log": False},
+        # Serve makes a record of every request at INFO even where nothing is written.
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress(built)(Ingress))
     return ingress.bind()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import Literal
+from typing import Any, Literal
 
 from serving.errors import LogUnavailable
 from store.errors import Unavailable
@@ -24,7 +24,7 @@ class GroupCommit:
         self._limit = buffer_entries
         self._gathering: list[tuple[str, bytes]] = []
         self._landed: asyncio.Future[None] | None = None
-        self._flusher: asyncio.Task[None] | None = None
+        self._in_flight = False
         self._buffer: deque[tuple[str, bytes]] = deque()
         self._draining: asyncio.Task[None] | None = None
         self.away = ""
@@ -40,42 +40,52 @@ class GroupCommit:
         Raises:
             LogUnavailable: durable mode, and the entry may not have been written.
         """
+        await self.submit(stream, payload)
+
+    def submit(self, stream: str, payload: bytes) -> "asyncio.Future[None]":
+        """Append likewise; with nothing in flight the entry has left when this returns. Await the future, shielded."""
         if self._mode == "available" and self.away:
             self._keep([(stream, payload)])
-            return
+            buffered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            buffered.set_result(None)
+            return buffered
         self._gathering.append((stream, payload))
         if self._landed is None:
             self._landed = asyncio.get_running_loop().create_future()
         landed = self._landed
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush())
-        # A client that goes away must not cancel the flush that others wait for.
-        await asyncio.shield(landed)
+        if not self._in_flight:
+            self._flush()
+        # A client that goes away must not cancel what others wait for.
+        return asyncio.shield(landed)
 
-    async def _flush(self) -> None:
-        try:
-            while self._gathering:
-                entries, landed = self._gathering, self._landed
-                self._gathering, self._landed = [], None
-                assert landed is not None
-                await self._write(entries, landed)
-        finally:
-            self._flusher = None
+    def _flush(self) -> None:
+        entries, landed = self._gathering, self._landed
+        assert landed is not None
+        self._gathering, self._landed = [], None
+        self._in_flight = True
+        self._log.send(entries).add_done_callback(lambda sent: self._sent(sent, entries, landed))
 
-    async def _write(self, entries: list[tuple[str, bytes]], landed: asyncio.Future[None]) -> None:
-        try:
-            await self._log.append(entries)
-        except Unavailable as error:
-            self.away = str(error)
-            if self._mode == "available":
-                self._keep(entries)
-                landed.set_result(None)
-            else:
-                landed.set_exception(LogUnavailable(f"the prediction log is away ({error}); nothing was answered"))
-                landed.exception()  # nobody may be left to look at it
-        else:
+    def _sent(
+        self, sent: "asyncio.Future[list[Any]]", entries: list[tuple[str, bytes]], landed: "asyncio.Future[None]"
+    ) -> None:
+        self._in_flight = False
+        error = Unavailable("cancelled") if sent.cancelled() else sent.exception()
+        if error is None:
             self.away = ""
             landed.set_result(None)
+        else:
+            self.away = str(error)
+            self._failed(error, entries, landed)
+        if self._gathering:
+            self._flush()
+
+    def _failed(self, error: BaseException, entries: list[tuple[str, bytes]], landed: "asyncio.Future[None]") -> None:
+        if self._mode == "available":
+            self._keep(entries)
+            landed.set_result(None)
+        else:
+            landed.set_exception(LogUnavailable(f"the prediction log is away ({error}); nothing was answered"))
+            landed.exception()  # nobody may be left to look at it
 
     def _keep(self, entries: list[tuple[str, bytes]]) -> None:
         for entry in entries:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from serving.errors import BadRequest, LogUnavailable, TooLarge, UnknownModel
 from serving.hosted import EventTime, Hosted, Name, event_seconds
-from serving.http import answer, read_body
+from serving.http import answer, place, read_body
 from serving.replica import Replica
 from store.names import log_stream
 from store.records import Feedback, FeedbackBatch, pack_log
@@ -60,13 +60,15 @@ class DataPlane:
         else:
             answered = await asyncio.get_running_loop().run_in_executor(self._threads, hosted.answer, state, body)
         predictions = answered.predictions
-        await replica.log.append(hosted.stream, pack_log(predictions))
+        landed = replica.log.submit(hosted.stream, pack_log(predictions))
+        # While the entry is on its way to the disk, the answer is made.
+        response = answer({"model": hosted.record.name, "predictions": _answers(hosted.record, predictions)})
+        await landed
         if answered.shadows:
             replica.shadow_queue.offer(hosted, state, answered)
-        record = hosted.record
         hosted.predictions.inc(len(predictions.ids))
         hosted.latency.observe(perf_counter() - started)
-        return answer({"model": record.name, "predictions": _answers(record, answered.predictions)})
+        return response
 
     async def feedback(self, request: Request) -> Response:
         body = await read_body(request, self._replica.settings.max_body_bytes)
@@ -94,9 +96,7 @@ class DataPlane:
         result: dict[str, Any] = {"accepted": count, "rejected": rejected}
         if count:
             return answer(result, 202)
-        return answer(
-            {"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422
-        )
+        return answer({"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422)
 
     def _hosted(self, model: str) -> Hosted:
         hosted = self._replica.models.get(model)
@@ -158,5 +158,5 @@ def _events(body: bytes, limit: int) -> list[object]:
 
 def _event_error(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    path = str(first["loc"][0]) if first["loc"] else "event"
+    path = place(first["loc"][:1]) or "event"
     return f"{path}: {first['msg']}"

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from router import Planner
 from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
 from serving.metrics import ReplicaMetrics
+from serving.http import place
 from store.artefact import Session
 from store.names import log_stream
 from store.policy import Snapshot
@@ -95,9 +96,7 @@ class Hosted:
             for index, score in zip(indices, scores, strict=True):
                 outputs[index] = score
                 arms[index] = arm
-        event_times = (
-            [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
-        )
+        event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
         predictions = Predictions(at, ids, units, rows, outputs, served, arms, time() - at, event_times)
         return Answered(predictions, shadows)
 
@@ -128,7 +127,23 @@ class Hosted:
 
 def new_id(model: str, at: float) -> str:
     """Return the common start of one request's prediction ids: model, milliseconds, 9 random bytes."""
-    return f"{model}:{int(at * 1000):x}.{urlsafe_b64encode(os.urandom(9)).decode()}:"
+    return f"{model}:{int(at * 1000):x}.{_RANDOM()}:"
+
+
+class _RandomNames:
+    """12 random characters at a time; the kernel is asked for many at once."""
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def __call__(self) -> str:
+        if not self._left:
+            text = urlsafe_b64encode(os.urandom(9 * 512)).decode()
+            self._left = [text[start : start + 12] for start in range(0, len(text), 12)]
+        return self._left.pop()
+
+
+_RANDOM = _RandomNames()
 
 
 def _adapter(record: ModelRecord, max_instances: int) -> TypeAdapter[Any]:
@@ -156,7 +171,7 @@ def event_seconds(at: float | datetime) -> float:
 def _refusal(error: ValidationError) -> BadRequest | Invalid | TooLarge:
     """Turn pydantic's findings into one sentence that names the place."""
     first, *more = error.errors(include_url=False, include_input=False, include_context=False)
-    path = ".".join(str(part) for part in first["loc"])
+    path = place(first["loc"])
     also = f" (and {len(more)} more)" if more else ""
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")

@@ -1,6 +1,7 @@
 """Small things that every route needs: a body within its limit, JSON out, errors as one sentence."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import to_json
@@ -28,6 +29,16 @@ def refusal(error: Exception) -> Response:
     return answer({"error": str(error)}, status, headers)
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that plain digits write, or None; no client may make this process read a number of a thousand."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
+def place(loc: Sequence[int | str]) -> str:
+    """Return where pydantic found something, cut to what one wants to read: a key may be as long as a body."""
+    return ".".join(str(part)[:80] for part in loc)
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """Return the body.
 
@@ -36,7 +47,7 @@ async def read_body(request: Request, limit: int) -> bytes:
             would see a broken connection and not the answer.
     """
     declared = request.headers.get("content-length", "")
-    too_large = declared.isdigit() and int(declared) > limit
+    too_large = (number := whole_number(declared)) is not None and number > limit
     message = await request.receive()
     if not message.get("more_body") and not too_large and message["type"] == "http.request":
         body: bytes = message.get("body", b"")

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from router import revise
 from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, Unauthorized, UnknownModel
-from serving.http import answer, read_body, refusal
+from serving.http import answer, place, read_body, refusal, whole_number
 from serving.replica import Replica
 from store.errors import NotFound, PolicyError
 from store.names import CONTROL, join_consumer, learner_consumer, log_stream
@@ -63,21 +63,22 @@ class Operators:
     async def set_policy(self, request: Request) -> Response:
         model = self._model(request)
         expected = request.headers.get("if-match", "").strip().removeprefix("W/").strip('"')
-        if not expected.isdigit():
+        epoch_expected = whole_number(expected)
+        if epoch_expected is None:
             raise PreconditionRequired("send If-Match with the epoch that GET gave as ETag, so that no change is lost")
         wanted = await self._body(request, Policy)
         current = await self._store.snapshot(model)
         policy = revise(current.policy, wanted)
         await self._check_pins(model, policy)
-        epoch = await self._store.set_policy(model, policy, int(expected))
+        epoch = await self._store.set_policy(model, policy, epoch_expected)
         await self._applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
         return _policy_answer(await self._store.snapshot(model))
 
     async def versions(self, request: Request) -> Response:
-        last = request.query_params.get("last", "20")
-        if not last.isdigit() or not 1 <= int(last) <= 10_000:
+        last = whole_number(request.query_params.get("last", "20"))
+        if last is None or not 1 <= last <= 10_000:
             raise Invalid("last: a number from 1 to 10000")
-        versions = await self._store.versions(self._model(request), int(last))
+        versions = await self._store.versions(self._model(request), last)
         return answer({"versions": [version.model_dump(exclude={"golden", "label_times"}) for version in versions]})
 
     async def retrain(self, request: Request) -> Response:
@@ -97,9 +98,7 @@ class Operators:
             if progress and position_key(progress["log_position"]) >= position_key(position):
                 break
             if monotonic() > deadline:
-                raise TimedOut(
-                    f"the trainer of model '{model}' has not finished the micro-batch in {wanted.wait_s:g} s"
-                )
+                raise TimedOut(f"the trainer of model '{model}' has not finished the micro-batch in {wanted.wait_s:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(look.wait(), 0.25)
         snapshot = await self._store.snapshot(model)
@@ -121,12 +120,8 @@ class Operators:
         result: dict[str, Any] = {"away": replica.away, "models": {}, "replicas": [], "trainers": []}
         if not replica.control_away:
             reports = await self._store.reports()
-            result["replicas"] = [
-                report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"
-            ]
-            result["trainers"] = [
-                report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"
-            ]
+            result["replicas"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"]
+            result["trainers"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"]
             for name in replica.models:
                 result["models"][name] = await self._model_status(name)
         return answer(result)
@@ -188,7 +183,7 @@ def _validate(shape: type[Any], body: bytes) -> Any:
         return shape.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in first["loc"]) or "the body"
+        path = place(first["loc"]) or "the body"
         kind = BadRequest if first["type"] == "json_invalid" else Invalid
         raise kind(f"{path}: {first['msg']}") from None
 

@@ -149,9 +149,7 @@ class Replica:
         live, failed = await self._open_all(hosted, snapshot)
         hosted.state = State(snapshot, Planner(snapshot.policy), live)
         versions = {variant: version.number for variant, version in live.items()}
-        self.applied[name] = Applied(
-            epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed
-        )
+        self.applied[name] = Applied(epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed)
         for variant, number in versions.items():
             self.metrics.version.labels(name, variant).set(number)
         await self.store.report(self.report(), self.settings.lease_s)

@@ -1,6 +1,7 @@
 """Shadows: score after the answer, in a bounded queue that drops and counts when it is full."""
 
 import asyncio
+import logging
 from collections import Counter
 from time import time
 
@@ -8,6 +9,8 @@ from serving.commit import GroupCommit
 from serving.errors import ServingError
 from serving.hosted import Answered, Hosted, State
 from store.records import Shadows, pack_log
+
+log = logging.getLogger(__name__)
 
 
 class ShadowQueue:
@@ -38,6 +41,9 @@ class ShadowQueue:
                     await self._score(hosted, state, answered, variant, experiment, rows)
                     self.counts["scored"] += 1
                 except ServingError:
+                    self.counts["failed"] += 1
+                except Exception:  # the worker must outlive what nobody foresaw
+                    log.exception("a shadow failed")
                     self.counts["failed"] += 1
             # A queue that is never empty must not keep the loop from the requests.
             await asyncio.sleep(0)

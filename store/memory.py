@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, SpecError
 from store.policy import Policy, Report, Snapshot
@@ -42,6 +43,9 @@ class MemoryStore:
             self._newest[stream] = positions[-1]
         self._wake()
         return positions
+
+    def send(self, entries: Sequence[tuple[str, bytes]]) -> "asyncio.Future[list[Any]]":
+        return asyncio.ensure_future(self.append(entries))
 
     async def read(self, stream: str, after: str, count: int, block_s: float = 0.0) -> list[Entry]:
         deadline = monotonic() + block_s

@@ -5,6 +5,7 @@ All calls are coroutines and safe to call concurrently from one event loop. Posi
 raised may or may not have happened.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +51,10 @@ class EventLog(Protocol):
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
         """Append (stream, payload) pairs in order, each atomic; return their positions once they are durable."""
+        ...
+
+    def send(self, entries: Sequence[tuple[str, bytes]]) -> "asyncio.Future[list[Any]]":
+        """Append likewise; the entries are on their way when this returns, and durable when the future is done."""
         ...
 
     async def read(self, stream: str, after: str, count: int, block_s: float = 0.0) -> list[Entry]:

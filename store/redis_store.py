@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from store.errors import EpochConflict, Fenced, NotFound, Unavailable
 from store.memory import merged
 from store.names import CONTROL
+from store.pipe import Pipe
 from store.policy import Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version
 from store.spec import ModelRecord, Schedule
@@ -99,15 +100,13 @@ class RedisStore:
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         )
         self._prefix = prefix
-        self._appender: Any = None
-        self._appending = asyncio.Lock()
+        self._pipe = Pipe(url, timeout_s)
         self._advance = self._redis.register_script(_ADVANCE)
         self._commit = self._redis.register_script(_COMMIT)
         self._set_policy = self._redis.register_script(_SET_POLICY)
 
     async def close(self) -> None:
-        if self._appender is not None:
-            await self._appender.disconnect()
+        await self._pipe.close()
         await self._redis.aclose()
 
     async def ping(self) -> None:
@@ -115,21 +114,11 @@ class RedisStore:
             await _wait(self._redis.ping())
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
-        # On a connection of its own and below redis-py's pipeline, whose layers cost as much as Redis does (measured).
-        async with _answering(), self._appending:
-            if self._appender is None:
-                self._appender = self._redis.connection_pool.make_connection()
-            connection = self._appender
-            try:
-                await connection.connect()
-                commands = [("XADD", self._key(stream), "*", "p", payload) for stream, payload in entries]
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                return [(await connection.read_response()).decode() for _ in commands]
-            except BaseException:
-                # Replies may still be under way: nobody must take them for those to the next commands.
-                self._appender = None
-                await connection.disconnect(nowait=True)
-                raise
+        return [position.decode() for position in await self.send(entries)]
+
+    def send(self, entries: Sequence[tuple[str, bytes]]) -> "asyncio.Future[list[Any]]":
+        commands = [("XADD", self._key(stream), "*", "p", payload) for stream, payload in entries]
+        return self._pipe.send(commands)
 
     async def read(self, stream: str, after: str, count: int, block_s: float = 0.0) -> list[Entry]:
         block_ms = max(1, int(min(block_s, self._timeout_s / 2) * 1000)) if block_s > 0 else None

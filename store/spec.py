@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import SpecError
 from store.schema import Schema, schema_of
@@ -36,8 +36,8 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    outcomes: int | None = None
-    seconds: float | None = 2.0
+    outcomes: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=2.0, gt=0.0, allow_inf_nan=False)
 
 
 class Learning(BaseModel):

@@ -1,0 +1,144 @@
+"""One connection that only appends: commands leave at once, answers come back in order.
+
+A prediction waits for its entry to be on disk, so this round trip is part of every answer's latency. redis-py's pipeline was
+measured to add more to it than Redis itself takes; here a send is one write, and an answer one callback.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+from store.errors import Unavailable
+
+
+class _Waiting:
+    """Commands under way, and the answers so far."""
+
+    __slots__ = ("count", "future", "replies", "timer")
+
+    def __init__(self, count: int, future: "asyncio.Future[list[Any]]", timer: asyncio.TimerHandle) -> None:
+        self.count, self.future, self.timer = count, future, timer
+        self.replies: list[Any] = []
+
+
+class Pipe(asyncio.Protocol):
+    """Connects when it first has something to send, and again after it was cut. Use from one event loop."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._where: dict[str, Any] = dict(parse_url(url))
+        self._tls = url.startswith("rediss://")
+        self._timeout_s = timeout_s
+        self._transport: asyncio.Transport | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._unsent: list[bytes] = []
+        self._waiting: deque[_Waiting] = deque()
+        self._reader = hiredis.Reader()
+
+    def send(self, commands: Sequence[tuple[str | bytes, ...]]) -> "asyncio.Future[list[Any]]":
+        """Send commands; the future has their answers, or `Unavailable`. They are on their way when this returns, if the
+        connection stands."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Any]] = loop.create_future()
+        timer = loop.call_later(self._timeout_s, self._cut, f"no answer within {self._timeout_s:g} s")
+        self._waiting.append(_Waiting(len(commands), future, timer))
+        packed = b"".join([hiredis.pack_command(command) for command in commands])
+        if self._transport is not None:
+            self._transport.write(packed)
+        else:
+            self._unsent.append(packed)
+            if self._connecting is None:
+                self._connecting = loop.create_task(self._connect())
+        return future
+
+    async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        self._cut("closed")
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                if "path" in self._where:
+                    transport, _ = await loop.create_unix_connection(lambda: self, self._where["path"])
+                else:
+                    host, port = self._where.get("host", "localhost"), self._where.get("port", 6379)
+                    transport, _ = await loop.create_connection(lambda: self, host, port, ssl=self._tls or None)
+        except (OSError, TimeoutError) as error:
+            self._connecting = None
+            self._fail(f"cannot connect: {error or type(error).__name__}")
+            return
+        self._connecting = None
+        hello = self._greeting()
+        # The answers to the greeting come first.
+        for _ in hello:
+            timer = loop.call_later(self._timeout_s, self._cut, "no answer to the greeting")
+            greeted: asyncio.Future[list[Any]] = loop.create_future()
+            greeted.add_done_callback(self._greeted)
+            self._waiting.appendleft(_Waiting(1, greeted, timer))
+        cast(asyncio.Transport, transport).write(b"".join([*hello, *self._unsent]))
+        self._unsent.clear()
+        self._transport = cast(asyncio.Transport, transport)
+
+    def _greeting(self) -> list[bytes]:
+        where, hello = self._where, list[bytes]()
+        if where.get("password"):
+            user = (where["username"],) if where.get("username") else ()
+            hello.append(hiredis.pack_command(("AUTH", *user, where["password"])))
+        if where.get("db"):
+            hello.append(hiredis.pack_command(("SELECT", str(where["db"]))))
+        return hello
+
+    def _greeted(self, greeted: "asyncio.Future[list[Any]]") -> None:
+        if (error := greeted.exception()) is not None:
+            self._cut(str(error))
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if not self._waiting:
+                return self._cut("an answer that nobody waits for")
+            first = self._waiting[0]
+            first.replies.append(reply)
+            if len(first.replies) == first.count:
+                self._waiting.popleft()
+                self._answer(first)
+        return None
+
+    @staticmethod
+    def _answer(done: _Waiting) -> None:
+        done.timer.cancel()
+        if done.future.done():
+            return
+        errors = [reply for reply in done.replies if isinstance(reply, hiredis.ReplyError)]
+        if errors:
+            done.future.set_exception(Unavailable(f"Redis: {errors[0]}"))
+        else:
+            done.future.set_result(done.replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._reader = hiredis.Reader()
+        self._fail(f"connection lost{f': {exc}' if exc else ''}")
+
+    def _cut(self, why: str) -> None:
+        """Give up this connection: what is under way may or may not have happened."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+            self._reader = hiredis.Reader()
+        self._fail(why)
+
+    def _fail(self, why: str) -> None:
+        self._unsent.clear()
+        waiting, self._waiting = self._waiting, deque()
+        for one in waiting:
+            one.timer.cancel()
+            if not one.future.done():
+                one.future.set_exception(Unavailable(f"Redis: {why}"))
+                one.future.exception()  # a caller that went away must not leave a warning
