@@ -47,7 +47,7 @@ async def read_body(request: Request, limit: int) -> bytes:
             would see a broken connection and not the answer.
     """
     declared = request.headers.get("content-length", "")
-    too_large = (number := whole_number(declared)) is not None and number > limit
+    too_large = (whole_number(declared) or 0) > limit
     message = await request.receive()
     if not message.get("more_body") and not too_large and message["type"] == "http.request":
         body: bytes = message.get("body", b"")

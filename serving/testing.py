@@ -4,8 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
+
 from store.errors import Unavailable
 from store.memory import MemoryStore
+
+TOKEN = {"authorization": "Bearer secret"}
+GOOD = {"x": 1.0, "name": "n", "colour": "red", "limited": 0.5}
+"""Features that are in order."""
 
 
 class FickleLog(MemoryStore):
@@ -36,3 +42,19 @@ async def until(condition: Any, patience_s: float = 30.0) -> None:
     async with asyncio.timeout(patience_s):
         while not condition():  # noqa: ASYNC110 - conditions of many kinds
             await asyncio.sleep(0.001)
+
+
+async def predict(client: httpx.AsyncClient, **instance: Any) -> dict[str, Any]:
+    response = await client.post("/models/m/predict", json={"instances": [{"features": GOOD, **instance}]})
+    assert response.status_code == 200, response.text
+    [prediction] = response.json()["predictions"]
+    assert 0.0 <= prediction["output"]["probability"] <= 1.0
+    return prediction
+
+
+def refused(response: httpx.Response, status: int, says: str = "") -> None:
+    assert response.status_code == status, response.text[:500]
+    error = response.json()["error"]
+    assert says in error
+    assert 0 < len(error) < 1000
+    assert not any(trace in response.text for trace in ("Traceback", 'File "', ".py", "pydantic.dev"))

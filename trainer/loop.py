@@ -169,7 +169,7 @@ class Trainer:
         batch, self._batch = self._batch, []
         self._cut_at = time()
         if batch:
-            learned = self.learner.learn(batch, seed=position)
+            learned = self.learner.learn(batch, seed=cut.log_position)
             self.busy_s["learn"] += time() - self._cut_at
         else:
             learned = Learned(0, 0.0, 0.0)

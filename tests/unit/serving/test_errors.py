@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 
 import router
-import store.artefact
 import store.embedded
 import store.redis_server
 from serving.errors import STATUS, ServingError, UnknownModel, status_of

@@ -20,7 +20,8 @@ class Others(BaseModel):
 
 
 def _record(**changes: Any) -> ModelRecord:
-    return ModelSpec(**({"name": "m", "features": Features} | changes)).record
+    declared: dict[str, Any] = {"name": "m", "features": Features}
+    return ModelSpec(**(declared | changes)).record
 
 
 @pytest.mark.parametrize("name", ["", "A", "-a", ".a", "a b", "a:b", "a/b", "ä", "a" * 64, "a\n"])

@@ -1,0 +1,100 @@
+"""A platform for tests: in a folder of its own, in the background, on a free port; ended however the test ends."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from deploy.client import ApiError, Client
+from deploy.home import Home, Running
+from deploy.serve_settings import free_ports
+
+PATIENCE_S = 120.0
+
+
+@dataclass
+class TestPlatform:
+    """A running platform. `folder` is where its user works: spec files lie there, and `.tidemill` is its home."""
+
+    __test__ = False
+
+    folder: Path
+    port: int
+
+    @property
+    def home(self) -> Home:
+        return Home(self.folder / ".tidemill")
+
+    @property
+    def running(self) -> Running:
+        return self.home.expect()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> Client:
+        return Client(self.url, self.home.token())
+
+    def command(self, *arguments: str, check: bool = True) -> str:
+        """Run `tidemill …` as a user would; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.cli", *arguments],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"tidemill {' '.join(arguments)} failed:\n{done.stdout}\n{done.stderr}")
+        return done.stdout + done.stderr
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TIDEMILL_PORT": str(self.port), "COLUMNS": "200"}
+
+    def start(self, *specs: str, replicas: int = 1) -> None:
+        self.command("up", "--detach", f"--replicas={replicas}", *(f"--spec={spec}" for spec in specs))
+
+    def pids(self, role: str) -> list[int]:
+        """The processes that report under this role: 'replicas' or 'trainers'."""
+        with self.client() as client:
+            return [report["pid"] for report in client.status()[role]]
+
+    def redis_pid(self) -> int:
+        driver = psutil.Process(self.running.pid)
+        return next(child.pid for child in driver.children(recursive=True) if "redis-server" in child.name())
+
+    def processes(self) -> list[psutil.Process]:
+        """The platform's driver and everything that it started."""
+        driver = psutil.Process(self.running.pid)
+        return [driver, *driver.children(recursive=True)]
+
+
+@contextmanager
+def platform_in(folder: Path) -> Iterator[TestPlatform]:
+    """A place to start a platform in; what still runs at the end is stopped."""
+    [port] = free_ports(1)
+    platform = TestPlatform(folder, port)
+    try:
+        yield platform
+    finally:
+        if platform.home.running():
+            platform.command("down", check=False)
+
+
+def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    """Wait until a condition holds; a platform that does not answer for a while is no failure."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            if condition():
+                return
+        except (ApiError, psutil.Error, StopIteration):
+            pass
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience_s:g} s in vain: {what}")
+        time.sleep(0.05)

@@ -1,0 +1,167 @@
+"""What was acknowledged is in the log, whoever was killed; the platform says what is away, and comes back by itself."""
+
+import asyncio
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.client import ApiError, Client
+from deploy.testing import TestPlatform, platform_in, until
+from store.names import log_stream
+from store.protocols import START
+from store.records import FeedbackBatch, Predictions, unpack_log
+from store.redis_store import RedisStore
+
+pytestmark = pytest.mark.chaos
+
+MODEL = "vector"
+INSTANCE = {"features": {"x": [0.5] * 32}}
+
+
+@dataclass
+class Users:
+    """Clients that predict and give feedback, and remember what was acknowledged."""
+
+    url: str
+    threads: int = 4
+    predicted: set[str] = field(default_factory=set[str])
+    labelled: set[str] = field(default_factory=set[str])
+    refusals: set[int] = field(default_factory=set[int])
+
+    def __enter__(self) -> "Users":
+        self._stop = threading.Event()
+        self._running = [threading.Thread(target=self._work) for _ in range(self.threads)]
+        for thread in self._running:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._running:
+            thread.join()
+
+    def more(self, count: int = 200) -> None:
+        """Wait until that many more predictions are acknowledged."""
+        wanted = len(self.predicted) + count
+        until(lambda: len(self.predicted) >= wanted, f"{count} more predictions")
+
+    def _work(self) -> None:
+        with Client(self.url, timeout_s=30.0) as client:
+            while not self._stop.is_set():
+                id_ = uuid.uuid4().hex
+                try:
+                    client.predict(MODEL, [{**INSTANCE, "id": id_}])
+                    self.predicted.add(id_)
+                    client.feedback([{"id": id_, "model": MODEL, "label": 1}])
+                    self.labelled.add(id_)
+                except ApiError as error:
+                    self.refusals.add(error.status)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestPlatform]:
+    with platform_in(tmp_path_factory.mktemp("kills")) as place:
+        place.start("examples.vector:spec", replicas=2)
+        yield place
+
+
+def _logged(platform: TestPlatform) -> tuple[set[str], set[str]]:
+    async def read() -> tuple[set[str], set[str]]:
+        store = RedisStore(platform.running.redis_url)
+        predicted, labelled, after = set[str](), set[str](), START
+        while entries := await store.read(log_stream(MODEL), after, 1000):
+            after = entries[-1].position
+            for record in (unpack_log(entry.payload) for entry in entries):
+                if isinstance(record, Predictions):
+                    predicted.update(record.ids)
+                elif isinstance(record, FeedbackBatch):
+                    labelled.update(event.id for event in record.events)
+        await store.close()
+        return predicted, labelled
+
+    return asyncio.run(read())
+
+
+def _nothing_lost(platform: TestPlatform, users: Users) -> None:
+    predicted, labelled = _logged(platform)
+    assert users.predicted <= predicted
+    assert users.labelled <= labelled
+
+
+def test_a_killed_replica_loses_nothing_and_is_replaced(platform: TestPlatform) -> None:
+    until(lambda: len(platform.pids("replicas")) == 2, "both replicas")
+    with Users(platform.url) as users:
+        users.more()
+        victim = platform.pids("replicas")[0]
+        os.kill(victim, signal.SIGKILL)
+        users.more()
+        until(lambda: len(set(platform.pids("replicas")) - {victim}) == 2, "a replacement")
+        users.more()
+    _nothing_lost(platform, users)
+
+
+def test_a_killed_redis_loses_nothing_and_is_started_again(platform: TestPlatform) -> None:
+    with Users(platform.url) as users:
+        users.more()
+        for _ in range(3):
+            os.kill(platform.redis_pid(), signal.SIGKILL)
+            users.more()
+    until(lambda: platform.client().ready()["ready"], "ready again")
+    _nothing_lost(platform, users)
+
+
+def test_while_redis_hangs_the_platform_says_so_and_answers_503(platform: TestPlatform) -> None:
+    with Users(platform.url) as users:
+        users.more()
+        redis = psutil.Process(platform.redis_pid())
+        redis.suspend()
+        with platform.client() as client:
+            until(lambda: "prediction log" in client.ready()["away"], "/readyz says that the log is away")
+            until(lambda: 503 in users.refusals, "predictions are refused")
+            assert not client.ready()["ready"]
+            assert "prediction log" in client.status()["away"]
+        redis.kill()
+        until(lambda: platform.client().ready()["ready"], "ready again")
+        users.more()
+    assert users.refusals <= {0, 500, 503}
+    _nothing_lost(platform, users)
+
+
+def test_a_killed_trainer_goes_on_learning(platform: TestPlatform) -> None:
+    with platform.client() as client:
+        client.retrain(MODEL)
+        [victim] = platform.pids("trainers")
+        os.kill(victim, signal.SIGKILL)
+        [made] = client.predict(MODEL, [INSTANCE])
+        client.feedback([{"id": made["id"], "label": 1}])
+        assert client.retrain(MODEL, 60.0)["verdict"] == "published"
+        until(lambda: platform.pids("trainers") not in ([], [victim]), "another trainer")
+
+
+def test_a_killed_platform_leaves_nothing_and_the_next_one_knows_what_it_knew(tmp_path: Path) -> None:
+    with platform_in(tmp_path) as platform:
+        platform.start("examples.vector:spec")
+        with platform.client() as client:
+            [made] = client.predict(MODEL, [INSTANCE])
+            client.feedback([{"id": made["id"], "label": 1}])
+            version = client.retrain(MODEL)["version"]
+        processes = platform.processes()
+        assert len(processes) > 5
+        os.kill(platform.running.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(processes, timeout=30)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        assert "no platform is running" in platform.command("status", check=False)
+        platform.start("examples.vector:spec")
+        with platform.client() as client:
+            assert client.predict(MODEL, [INSTANCE])[0]["version"] == version
+        processes = platform.processes()
+        platform.command("down")
+        _, alive = psutil.wait_procs(processes, timeout=30)
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

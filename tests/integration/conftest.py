@@ -1,0 +1,58 @@
+"""One model behind the ASGI application, its trainer in the same process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
+
+import httpx
+import pytest
+from pydantic import BaseModel, Field
+
+from serving.app import build
+from serving.settings import ServingSettings
+from serving.testing import predict
+from store.redis_store import RedisStore
+from store.schema import Buckets
+from store.spec import ModelSpec, Schedule
+from trainer.loop import Trainer
+
+MAX_BODY = 2_000_000
+
+
+class Features(BaseModel):
+    x: float
+    name: Annotated[str, Buckets(8)]
+    colour: Literal["red", "blue"]
+    limited: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+SPEC = ModelSpec(name="m", features=Features, schedule=Schedule(seconds=None))
+
+
+@pytest.fixture(scope="module")
+async def platform(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Trainer, RedisStore, httpx.AsyncClient]]:
+    prefix = f"test-{tmp_path_factory.mktemp('bad').parent.name}-bad-input"
+    store = RedisStore(redis_url, prefix)
+    trainer = Trainer(SPEC, store)
+    await trainer.start()
+    settings = ServingSettings(redis_url=redis_url, prefix=prefix, token="secret", max_body_bytes=MAX_BODY)
+    app = build(settings)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=transport, base_url="http://platform") as client,
+    ):
+        async with asyncio.timeout(60):
+            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - asked as any client asks
+                await asyncio.sleep(0.01)
+        yield trainer, store, client
+    await store.close()
+
+
+@pytest.fixture
+async def client(platform: tuple[Trainer, RedisStore, httpx.AsyncClient]) -> AsyncIterator[httpx.AsyncClient]:
+    """The platform's client; after each test a good request must still be answered."""
+    yield platform[2]
+    await predict(platform[2])
