@@ -151,9 +151,7 @@ def versions(
 @app.command()
 def retrain(
     model: Model,
-    wait_s: Annotated[
-        float, typer.Option("--wait", help="Seconds to wait until every replica has it; 0: do not.")
-    ] = 30.0,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait until every replica has it; 0: do not.")] = 30.0,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -206,9 +204,7 @@ def policy_show(model: Model, home: HomeOption = None, as_json: JsonOption = Fal
 def policy_set(
     model: Model,
     file: Annotated[str, typer.Argument(help="A JSON file with the policy, or - for standard input.")],
-    epoch: Annotated[
-        int | None, typer.Option(help="Change only if this is still the epoch; default: the current one.")
-    ] = None,
+    epoch: Annotated[int | None, typer.Option(help="Change only if this is still the epoch; default: the current one.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -233,9 +229,7 @@ def demo(
     from deploy.demo import run_demo  # noqa: PLC0415 - needs the demo extra
 
     with _errors():
-        run_demo(
-            _settings(home=Path(".demo"), port=port), until=until, seed=seed, keep_running=keep_running, report=report
-        )
+        run_demo(_settings(home=Path(".demo"), port=port), until=until, seed=seed, keep_running=keep_running, report=report)
 
 
 def _settings(**given: Any) -> Settings:
@@ -293,9 +287,7 @@ def _print_json(content: Any) -> None:
 
 
 def _print_models(state: dict[str, Any]) -> None:
-    table = Table(
-        "model", "epoch", "live", "predictions", "labelled", "waiting", "recent loss", "last batch", "replicas"
-    )
+    table = Table("model", "epoch", "live", "predictions", "labelled", "waiting", "recent loss", "last batch", "replicas")
     for name, model in state["models"].items():
         counts: dict[str, int] = model["join"].get("counts", {})
         learner = model["learner"]

@@ -63,9 +63,7 @@ class Client:
         try:
             reply = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise ApiError(
-                0, f"{method} {self._http.base_url}{path.lstrip('/')}: {error or type(error).__name__}"
-            ) from error
+            raise ApiError(0, f"{method} {self._http.base_url}{path.lstrip('/')}: {error or type(error).__name__}") from error
         if reply.is_success:
             return reply.json()
         try:

@@ -129,9 +129,7 @@ def _run_directory() -> Path:
     """Private, and with a short path: the sockets of Ray and HAProxy are made in it."""
     base = "/tmp" if os.access("/tmp", os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix="tidemill-", dir=base))
-    with open(
-        os.open(directory / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii"
-    ) as token:
+    with open(os.open(directory / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as token:
         token.write(secrets.token_hex(32))
     return directory
 

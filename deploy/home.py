@@ -51,9 +51,7 @@ class Home:
             handle.close()
             running = self.running()
             where = f" at {running.url}, process {running.pid}" if running else ""
-            raise AlreadyRunning(
-                f"a platform is already running in {self.path}{where}; 'tidemill down' stops it"
-            ) from None
+            raise AlreadyRunning(f"a platform is already running in {self.path}{where}; 'tidemill down' stops it") from None
         self._lock = handle
         self._state.unlink(missing_ok=True)
 

@@ -129,9 +129,7 @@ class Platform:
 
     def _stage(self, stage: str, ready: bool = False) -> Running:
         self._on_stage(stage)
-        running = Running(
-            pid=os.getpid(), url=self._url, redis_url=self.redis_url, specs=self._specs, stage=stage, ready=ready
-        )
+        running = Running(pid=os.getpid(), url=self._url, redis_url=self.redis_url, specs=self._specs, stage=stage, ready=ready)
         self._home.tell(running)
         return running
 

@@ -1,6 +1,7 @@
 """The demo's report: one self-contained HTML page, and its chart as PNG."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,7 +25,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .2rem .8rem; text-align: right }
-th { border-bottom: 2px solid #bbb } td:first-child, th:first-child { text-align: left } tr:nth-child(even) { background: #f6f6f6 }
+th { border-bottom: 2px solid #bbb } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) { background: #f6f6f6 }
 svg { width: 100%; height: auto } .lead { font-size: 1.1rem }
 """
 
@@ -100,9 +102,7 @@ def _svg(figure: Any) -> str:
 def _page(findings: Findings, charts: list[str]) -> str:
     period = f"{findings.first:%d %B} to {findings.last:%d %B %Y}"
     rows = "".join(_week_row(week) for week in findings.weeks)
-    totals = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in findings.totals.items()
-    )
+    totals = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in findings.totals.items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Tidemill: a year of flights</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>
@@ -112,7 +112,7 @@ def _page(findings: Findings, charts: list[str]) -> str:
 <h2>Freshness</h2>{charts[1]}
 <h2>Cost</h2><table>{totals}</table>
 <h2>Week by week</h2>
-<table><tr><th>week of</th><th>flights</th><th>live AUC</th><th>live log loss</th><th>frozen AUC</th><th>frozen log loss</th></tr>
+<table><tr><th>week of</th><th>flights</th><th>live AUC</th><th>log loss</th><th>frozen AUC</th><th>log loss</th></tr>
 {rows}</table>
 </body></html>
 """
@@ -123,15 +123,14 @@ def _lead(findings: Findings) -> str:
     if not findings.frozen_at or not frozen.rows:
         return f"Over {findings.overall.rows:,} flights the learning model's AUC is {findings.overall.auc:.3f}."
     return (
-        f"Since {findings.frozen_at:%d %B} the model that kept learning ranks late flights with AUC {live.auc:.3f} and log loss "
-        f"{live.log_loss:.3f}. The same model, frozen that day and shadowing it, has {frozen.auc:.3f} and {frozen.log_loss:.3f}."
+        f"Since {findings.frozen_at:%d %B} the model that kept learning ranks late flights with AUC {live.auc:.3f} and log "
+        f"loss {live.log_loss:.3f}. The same model, frozen that day and shadowing it, has {frozen.auc:.3f} and "
+        f"{frozen.log_loss:.3f}."
     )
 
 
 def _week_row(week: Week) -> str:
-    cells = "".join(
-        f"<td>{shown(value)}</td>" for side in (week.live, week.frozen) for value in (side.auc, side.log_loss)
-    )
+    cells = "".join(f"<td>{shown(value)}</td>" for side in (week.live, week.frozen) for value in (side.auc, side.log_loss))
     return f"<tr><td>{week.start:%d %b %Y}</td><td>{week.live.rows:,}</td>{cells}</tr>"
 
 
@@ -139,6 +138,6 @@ def shown(value: float) -> str:
     """A quality as people read it.
 
     >>> shown(0.7512), shown(float("nan"))
-    ('0.751', '–')
+    ('0.751', 'n/a')
     """
-    return "–" if value != value else f"{value:.3f}"
+    return "n/a" if math.isnan(value) else f"{value:.3f}"

@@ -53,11 +53,12 @@ def allocate(previous: Iterable[Slice], shares: Mapping[str, float]) -> tuple[Sl
             left[piece.variant] -= size
     free = _gaps(kept)
     for variant, need in left.items():
-        while need:
+        missing = need
+        while missing:
             start, end = free.pop(0)
-            size = min(need, end - start)
+            size = min(missing, end - start)
             kept.append(Slice(start=start, end=start + size, variant=variant))
-            need -= size
+            missing -= size
             if start + size < end:
                 free.insert(0, (start + size, end))
     return _joined(kept)

@@ -2,7 +2,6 @@
 
 import math
 import os
-from array import array
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +14,8 @@ from typing_extensions import TypedDict
 
 from router import Planner
 from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
-from serving.metrics import ReplicaMetrics
 from serving.http import place
+from serving.metrics import ReplicaMetrics
 from store.artefact import Session
 from store.names import log_stream
 from store.policy import Snapshot

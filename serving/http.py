@@ -46,29 +46,17 @@ async def read_body(request: Request, limit: int) -> bytes:
         TooLarge: it is over the limit. What is left of it is read and dropped first, since a client that is still sending
             would see a broken connection and not the answer.
     """
-    declared = request.headers.get("content-length", "")
-    too_large = (whole_number(declared) or 0) > limit
-    message = await request.receive()
-    if not message.get("more_body") and not too_large and message["type"] == "http.request":
-        body: bytes = message.get("body", b"")
-        if len(body) <= limit:
-            return body
     chunks: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        size += len(message.get("body", b""))
-        if size > _DISCARD_BYTES:
-            raise ClientDisconnect
-        too_large = too_large or size > limit
-        if too_large:
-            chunks.clear()
-        else:
-            chunks.append(message.get("body", b""))
-        if not message.get("more_body"):
-            break
+    size, more = 0, True
+    while more:
         message = await request.receive()
-    if too_large:
+        part: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if message["type"] == "http.disconnect" or size > _DISCARD_BYTES:
+            raise ClientDisconnect
+        if size <= limit:
+            chunks.append(part)
+    if size > limit:
         raise TooLarge(f"the body is over {limit:,} bytes; send fewer instances in a request")
-    return b"".join(chunks)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -1,7 +1,6 @@
 """A replica's own life: it follows the board, opens versions, swaps them in, and reports what it runs under a lease."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import uuid

@@ -66,9 +66,7 @@ def open_session(graph: bytes, weights: bytes) -> Session:
     return Session(runtime, names, (values, weights))
 
 
-def check_golden(
-    session: Session, golden_inputs: bytes, golden: tuple[tuple[float, ...], ...], tolerance: float
-) -> None:
+def check_golden(session: Session, golden_inputs: bytes, golden: tuple[tuple[float, ...], ...], tolerance: float) -> None:
     """Compare a session's answers with those on its version's record; this also warms it up.
 
     Raises:
@@ -77,9 +75,7 @@ def check_golden(
     answers = session.run(unpack_golden(golden_inputs))
     expected = np.asarray(golden, dtype=np.float32)
     if answers.shape != expected.shape or not np.isfinite(answers).all():
-        raise ArtefactError(
-            f"golden outputs have shape {answers.shape}, on record {expected.shape}, all must be finite"
-        )
+        raise ArtefactError(f"golden outputs have shape {answers.shape}, on record {expected.shape}, all must be finite")
     difference = float(np.abs(answers - expected).max(initial=0.0))
     if difference > tolerance:
         raise ArtefactError(f"golden outputs differ from the record by {difference:.2g}, more than {tolerance:.2g}")

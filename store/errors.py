@@ -26,9 +26,7 @@ class Conflict(StoreError):
 
 class EpochConflict(Conflict):
     def __init__(self, model: str, expected: int, actual: int) -> None:
-        super().__init__(
-            f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat"
-        )
+        super().__init__(f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat")
         self.model, self.expected, self.actual = model, expected, actual
 
 

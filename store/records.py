@@ -148,9 +148,7 @@ def unpack_log(payload: bytes) -> LogRecord:
     match kind:
         case "p":
             at, ids, units, rows, outputs, served, arms, latency_s, event_times = rest
-            return Predictions(
-                at, ids, units, rows, outputs, [Served(*arm) for arm in served], arms, latency_s, event_times
-            )
+            return Predictions(at, ids, units, rows, outputs, [Served(*arm) for arm in served], arms, latency_s, event_times)
         case "s":
             return Shadows(*rest)
         case "f":

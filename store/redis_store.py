@@ -91,7 +91,7 @@ async def _answering() -> AsyncIterator[None]:
 
 
 class RedisStore:
-    """EventLog, ModelRegistry and PolicyBoard at once. `url` is redis://, rediss:// or unix://; `timeout_s` bounds each call."""
+    """EventLog, ModelRegistry and PolicyBoard. `url` is redis://, rediss:// or unix://; `timeout_s` bounds each call."""
 
     def __init__(self, url: str, prefix: str = "tidemill", timeout_s: float = 5.0) -> None:
         self._timeout_s = timeout_s

@@ -115,7 +115,7 @@ class Schema(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Network inputs: numbers float32 [rows, schema.numbers], NaN where missing; categories int64 [rows, len(schema.buckets)]."""
+    """Network inputs: numbers float32 [rows, schema.numbers], NaN: missing; categories int64 [rows, len(schema.buckets)]."""
 
     numbers: np.ndarray
     categories: np.ndarray

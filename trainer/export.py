@@ -42,9 +42,7 @@ class Scorer(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """The tensors that a version ships: all but those that only training needs."""
         unused: frozenset[str] = getattr(self.network, "training_only", frozenset())
-        return {
-            name: tensor for name, tensor in self.state_dict().items() if name.removeprefix("network.") not in unused
-        }
+        return {name: tensor for name, tensor in self.state_dict().items() if name.removeprefix("network.") not in unused}
 
 
 def golden_inputs(schema: Schema, seed: int = 0) -> Encoded:

@@ -180,9 +180,7 @@ class Trainer:
         started = time()
         publishes = bool(learned.rows and not learned.rejected) or not self._version
         weights = self.learner.weights() if publishes else b""
-        version = (
-            self._describe(cut, position, learned, weights, batch or []) if publishes or learned.rejected else None
-        )
+        version = self._describe(cut, position, learned, weights, batch or []) if publishes or learned.rejected else None
         verdict = _verdict(version, learned)
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,

@@ -18,7 +18,7 @@ import aiohttp
 from examples.flights.stream import Flight, Hour, hours
 
 MODEL = "flight-delay"
-IN_FLIGHT = 8
+IN_FLIGHT = 32
 FEEDBACK_EVENTS = 5000
 
 

@@ -43,5 +43,7 @@ def river(until: str) -> Quality:
 
 def _river_features(flight: Flight) -> dict[str, float | str]:
     departure = datetime.fromisoformat(str(flight.features["departure"]))
-    known = {name: value for name, value in flight.features.items() if value is not None and name not in ("departure", "origin_day")}
+    known = {
+        name: value for name, value in flight.features.items() if value is not None and name not in ("departure", "origin_day")
+    }
     return {**known, "hour": str(departure.hour), "weekday": str(departure.weekday())}

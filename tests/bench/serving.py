@@ -138,7 +138,9 @@ def hot_swap(running: Running, client: Client, versions: int = 100) -> None:
     published = client.versions(MODEL, 1)[0]["number"] - first
     torn = [version for version, scores in answers.items() if len(scores) > 1]
     wrong = asyncio.run(_wrong(running, answers))
-    table = Table("load", "requests/s", "p50 ms", "p99 ms", "failures", title=f"Hot swap: {published} versions under 32 connections")
+    table = Table(
+        "load", "requests/s", "p50 ms", "p99 ms", "failures", title=f"Hot swap: {published} versions under 32 connections"
+    )
     for name, load in (("without swaps", calm), ("with swaps", swapped)):
         p50, p99 = load.quantile_ms(0.5), load.quantile_ms(0.99)
         table.add_row(name, f"{load.rate:.0f}", f"{p50:.1f}", f"{p99:.1f}", str(len(load.failures)))
@@ -212,9 +214,13 @@ def memory(client: Client) -> None:
     for report in state["replicas"] + state["trainers"]:
         process = psutil.Process(report["pid"])
         torch = any("libtorch" in mapped.path for mapped in process.memory_maps())
-        table.add_row(f"{report['role']} {report['name']}", f"{process.memory_info().rss / 2**20:.0f}", "yes" if torch else "no")
+        table.add_row(
+            f"{report['role']} {report['name']}", f"{process.memory_info().rss / 2**20:.0f}", "yes" if torch else "no"
+        )
     everything = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    table.add_row("whole platform, with this bench", f"{sum(_unique(process) for process in everything) / 2**20:.0f} (unshared)", "")
+    table.add_row(
+        "whole platform, with this bench", f"{sum(_unique(process) for process in everything) / 2**20:.0f} (unshared)", ""
+    )
     console.print(table)
 
 
