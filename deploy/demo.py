@@ -15,6 +15,7 @@ from time import perf_counter
 
 import numpy as np
 import psutil
+import uvloop
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -55,7 +56,7 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
         token = Home(settings.home).token()
         with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
             client.set_schedule(MODEL, None, None)
-        findings = asyncio.run(_replay(flights, running, token, settings.prefix))
+        findings = uvloop.run(_replay(flights, running, token, settings.prefix))
         page, picture = write_report(findings, report)
         _print_findings(findings)
         console.print(f"report: {page} (chart: {picture})")

@@ -5,7 +5,7 @@ import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
-from time import time
+from time import monotonic, time
 
 import psutil
 
@@ -22,6 +22,8 @@ from store.protocols import START, Graph, Version
 from store.redis_store import RedisStore
 
 log = logging.getLogger(__name__)
+_LIST_EVERY_S = 1.0
+"""How soon a model that is added is served."""
 
 
 class Replica:
@@ -42,6 +44,7 @@ class Replica:
         self._looked = asyncio.Event()
         self._process = psutil.Process()
         self._exposition = ""
+        self._listed_at = monotonic() - _LIST_EVERY_S - 1.0
 
     async def start(self) -> None:
         mode, entries = self.settings.when_redis_is_away, self.settings.buffer_entries
@@ -134,9 +137,12 @@ class Replica:
             await asyncio.sleep(self.settings.lease_s / 5)
 
     async def _apply_all(self) -> None:
-        for name, record in (await self.tail.models()).items():
-            if name not in self.models:
-                self.models[name] = Hosted(record, self.settings.max_instances, self.metrics)
+        if monotonic() - self._listed_at > _LIST_EVERY_S:
+            for name, record in (await self.tail.models()).items():
+                if name not in self.models:
+                    self.models[name] = Hosted(record, self.settings.max_instances, self.metrics)
+            self._listed_at = monotonic()
+        for name in self.models:
             await self._apply(name)
 
     async def _apply(self, name: str) -> None:

@@ -90,8 +90,8 @@ def unpack_golden(packed: bytes) -> Encoded:
     return Encoded(tensors[NUMBERS], tensors[CATEGORIES])
 
 
-def pack_weights(tensors: Mapping[str, np.ndarray]) -> bytes:
-    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+def pack_weights(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
 
 
 def digest_of(*parts: bytes) -> str:

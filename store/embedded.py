@@ -291,8 +291,8 @@ def _state(client: Any) -> str:
         client.ping()
         return ""
     except redis.BusyLoadingError:
-        with contextlib.suppress(redis.RedisError, KeyError):
-            return f"loading its log, {float(client.info('persistence')['loading_loaded_perc']):.0f} %"  # KeyError: it has just finished
+        with contextlib.suppress(redis.RedisError, KeyError):  # KeyError: it has just finished
+            return f"loading its log, {float(client.info('persistence')['loading_loaded_perc']):.0f} %"
         return "loading its log"
     except (redis.ConnectionError, redis.TimeoutError):
         return "starting"

@@ -56,14 +56,14 @@ class MemoryStore:
             if found or not await self._moved_by(moved, deadline):
                 return found
 
-    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> None:
+    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> list[str]:
         position, _ = await self.consumer(step.consumer)
         if position != step.expected:
             raise Fenced(step.consumer, step.expected, position)
         self._consumers[step.consumer] = (step.position, step.state)
         if step.blob:
             self._blobs[step.consumer] = step.blob
-        await self.append(entries)
+        return await self.append(entries)
 
     async def consumer(self, name: str) -> tuple[str, bytes]:
         return self._consumers.get(name, (START, b""))

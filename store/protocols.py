@@ -61,8 +61,8 @@ class EventLog(Protocol):
         """Return up to `count` entries after a position, waiting up to `block_s` for the first one."""
         ...
 
-    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> None:
-        """Append entries and move a consumer, both or neither.
+    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Append entries and move a consumer, both or neither; return the entries' positions.
 
         Raises:
             Fenced: the consumer is not at `step.expected`: somebody else moved it.

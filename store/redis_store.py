@@ -53,14 +53,15 @@ if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'blob', ARGV[4]) end
 
 # KEYS: consumer, then one stream per entry. ARGV: expected, position, state, blob, then one payload per entry.
 _ADVANCE = f"""{_MOVE}
-for i = 2, #KEYS do redis.call('XADD', KEYS[i], '*', 'p', ARGV[i + 3]) end
-return {{false, 0}}
+local positions = {{false}}
+for i = 2, #KEYS do positions[i] = redis.call('XADD', KEYS[i], '*', 'p', ARGV[i + 3]) end
+return positions
 """
 
 # KEYS: consumer, versions, board, control.
 # ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or ''.
 _COMMIT = f"""{_MOVE}
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'c', '')
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', 'channel')
 if ARGV[5] == '' then return {{false, 0}} end
 local number = redis.call('HINCRBY', KEYS[2], 'last', 1)
 redis.call('HSET', KEYS[2], number, ARGV[5])
@@ -77,7 +78,7 @@ _SET_POLICY = f"""
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch ~= tonumber(ARGV[1]) then return {{epoch, 0}} end
 redis.call('HSET', KEYS[1], 'policy', ARGV[2], 'epoch', epoch + 1)
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', '')
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', 'policy')
 return {{epoch + 1, 1}}
 """
 
@@ -130,13 +131,14 @@ class RedisStore:
             return [Entry(position.decode(), fields[b"p"]) for position, fields in batch]
         return []
 
-    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> None:
+    async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> list[str]:
         keys = [self._key("consumer", step.consumer), *(self._key(stream) for stream, _ in entries)]
         args = [step.expected, step.position, step.state, step.blob, *(payload for _, payload in entries)]
         async with _answering():
-            actual, _ = await self._advance(keys=keys, args=args)
+            actual, *positions = await self._advance(keys=keys, args=args)
         if actual is not None:
             raise Fenced(step.consumer, step.expected, actual.decode())
+        return [position.decode() for position in positions]
 
     async def consumer(self, name: str) -> tuple[str, bytes]:
         async with _answering():
@@ -166,7 +168,7 @@ class RedisStore:
             known = await _wait(self._redis.hget(self._key("models"), record.name))
             kept = merged(ModelRecord.model_validate_json(known), record) if known else record
             await _wait(self._redis.hset(self._key("models"), record.name, kept.model_dump_json()))
-            await self._redis.xadd(self._key(CONTROL), {"m": ""}, maxlen=_CONTROL_LENGTH)
+            await self._redis.xadd(self._key(CONTROL), {"p": "model"}, maxlen=_CONTROL_LENGTH)
 
     async def models(self) -> dict[str, ModelRecord]:
         async with _answering():
@@ -255,11 +257,8 @@ class RedisStore:
         return epoch
 
     async def changes(self, after: str, block_s: float) -> str:
-        block_ms = max(1, int(min(block_s, self._timeout_s / 2) * 1000))
-        async with _answering():
-            if await self._redis.xread({self._key(CONTROL): after}, count=1, block=block_ms):
-                return await self.last(CONTROL)
-        return after
+        moved = await self.read(CONTROL, after, _CONTROL_LENGTH, block_s)
+        return moved[-1].position if moved else after
 
     async def report(self, report: Report, lease_s: float) -> None:
         async with _answering():

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 import ray
+import uvloop
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from store.errors import StoreError
@@ -31,7 +32,7 @@ class TrainerActor:
         self._url, self._prefix = redis_url, prefix
         self._problem = "starting"
         os.nice(NICENESS)
-        threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True, name="trainer").start()
+        threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="trainer").start()
 
     def problem(self) -> str:
         """What keeps the trainer from learning, empty when nothing does."""

@@ -4,19 +4,20 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import torch
 from onnx import helper
 from onnx.external_data_helper import set_external_data
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
-from store.artefact import CATEGORIES, NUMBERS, SCORES, graph_of
+from store.artefact import CATEGORIES, NUMBERS, SCORES, graph_of, unpack_golden
 from store.protocols import Graph
 from store.schema import Encoded, Schema
 from trainer.errors import ExportError
@@ -43,6 +44,37 @@ class Scorer(nn.Module):
         """The tensors that a version ships: all but those that only training needs."""
         unused: frozenset[str] = getattr(self.network, "training_only", frozenset())
         return {name: tensor for name, tensor in self.state_dict().items() if name.removeprefix("network.") not in unused}
+
+
+class Rehearsal:
+    """A graph whose weights are fed and not built in: what a version will answer, without opening a session for each.
+
+    Opening one costs as much as learning a small batch; replicas, which answer many requests with it, do open one.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.digest = graph.digest
+        model = onnx.load_from_string(graph.onnx)
+        shapes = [
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            for tensor in model.graph.initializer
+            if tensor.external_data
+        ]
+        _replace(model.graph.initializer, [tensor for tensor in model.graph.initializer if not tensor.external_data])
+        model.graph.input.extend(shapes)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        golden = unpack_golden(graph.golden_inputs)
+        inputs = {NUMBERS: golden.numbers, CATEGORIES: golden.categories}
+        named = {argument.name for argument in self._session.get_inputs()}
+        self._inputs = {name: value for name, value in inputs.items() if name in named}
+
+    def scores(self, weights: Mapping[str, np.ndarray]) -> tuple[tuple[float, ...], ...]:
+        """Answer the graph's golden inputs with these weights."""
+        [scores] = self._session.run(None, {**self._inputs, **weights})
+        return tuple(tuple(row) for row in np.asarray(scores).tolist())
 
 
 def golden_inputs(schema: Schema, seed: int = 0) -> Encoded:

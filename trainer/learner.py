@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
-from store.artefact import open_session, unpack_golden
+from store.artefact import pack_weights
 from store.protocols import Graph
 from store.records import Outcome
 from store.schema import Encoded, Encoder
 from store.spec import ModelRecord, ModelSpec
 from trainer.errors import CheckpointError
-from trainer.export import Scorer, export
+from trainer.export import Rehearsal, Scorer, export
 from trainer.network import TabularNetwork
 
 RECENT = 0.98
@@ -49,16 +49,18 @@ class Learner:
             self.scorer.parameters(),
             lr=spec.learning.learning_rate,
             weight_decay=spec.learning.weight_decay,
-            foreach=True,
+            fused=True,
         )
         self._recent = (0.0, 0.0)
+        self._rehearsal: Rehearsal | None = None
 
     def export(self) -> Graph:
         return export(self.scorer, self.record.features)
 
     def learn(self, outcomes: Sequence[Outcome], seed: str) -> Learned:
         """Score, then learn, `learning.passes` times over the batch. `seed` makes what is random repeatable after a crash."""
-        torch.manual_seed(int.from_bytes(seed.encode()[-7:], "big") + self.record.learning.seed)
+        # Of the one generator that learning draws from: torch.manual_seed looks for every device there could be.
+        torch.default_generator.manual_seed(int.from_bytes(seed.encode()[-7:], "big") + self.record.learning.seed)
         encoded = self._encoder.encode([outcome.row for outcome in outcomes])
         labels = self._labels(outcomes)
         before, recent = self._tensors(copy=True), self._recent
@@ -78,18 +80,19 @@ class Learner:
 
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""
-        return save({name: tensor.detach().contiguous() for name, tensor in self.scorer.weights().items()})
+        return pack_weights({name: tensor.detach().numpy() for name, tensor in self.scorer.weights().items()})
 
-    def golden(self, graph: Graph, weights: bytes) -> tuple[tuple[float, ...], ...]:
+    def golden(self, graph: Graph) -> tuple[tuple[float, ...], ...]:
         """Answer the graph's golden inputs with ONNX Runtime, as a replica will."""
-        scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
-        return tuple(tuple(row) for row in scores.tolist())
+        if self._rehearsal is None or self._rehearsal.digest != graph.digest:
+            self._rehearsal = Rehearsal(graph)
+        return self._rehearsal.scores({name: tensor.detach().numpy() for name, tensor in self.scorer.weights().items()})
 
     def checkpoint(self) -> bytes:
         """Everything that is not in the weights: the optimiser, what only training needs, the recent loss."""
         shipped = self.scorer.weights().keys()
-        rest = {name: tensor.contiguous() for name, tensor in self._tensors().items() if name not in shipped}
-        return save(rest, {"recent": json.dumps(self._recent)})
+        rest = {name: tensor.numpy() for name, tensor in self._tensors().items() if name not in shipped}
+        return pack_weights(rest, {"recent": json.dumps(self._recent)})
 
     def restore(self, weights: bytes, checkpoint: bytes) -> None:
         """Become the learner that wrote these.
@@ -160,9 +163,12 @@ class Learner:
             accumulated.mul_(memory)
 
     def _problem(self) -> str:
-        for name, tensor in self.scorer.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                return f"weights are not finite: {name}"
+        floats = {name: tensor for name, tensor in self.scorer.state_dict().items() if tensor.is_floating_point()}
+        # A sum is finite only if all it sums are, or it overflows: then look closer.
+        if not bool(torch.stack([tensor.sum().float() for tensor in floats.values()]).isfinite().all()):
+            for name, tensor in floats.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    return f"weights are not finite: {name}"
         return ""
 
 

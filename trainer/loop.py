@@ -17,7 +17,7 @@ from store.artefact import digest_of
 from store.names import join_consumer, learner_consumer, log_stream, outcome_stream
 from store.policy import MAIN
 from store.protocols import START, Advance, Commit, Store, Version, position_key
-from store.records import Cut, Outcome, Outcomes, pack_log, pack_outcomes, unpack_outcomes
+from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, pack_outcomes, unpack_outcomes
 from store.spec import ModelSpec, Schedule
 from trainer.errors import CheckpointError
 from trainer.join import JoinState, LabelJoin
@@ -45,14 +45,13 @@ class Trainer:
         self._model = spec.name
         self._store = store
         self._retention_s = retention_s
-        self._reached = reached or (lambda _: None)
+        self._reached = reached or _nobody
         self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
         self._join_at = self._read_at = START
         self._unsaved = 0
         self._more = True
         self._control_at = START
         self._learner_at = START
-        self._cursor = START
         self._batch: list[Outcome] = []
         self._version = 0
         self._schedule: Schedule = spec.schedule
@@ -71,7 +70,7 @@ class Trainer:
         self.learner = Learner(self._spec)
         await self._resume_join()
         await self._resume_learner()
-        await self._learn()
+        await self._catch_up()
 
     async def step(self, block_s: float = 0.5) -> bool:
         """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
@@ -86,24 +85,27 @@ class Trainer:
             self._join.every = self._schedule.outcomes
             self._read_at = entries[-1].position
             self._unsaved += len(entries)
-        out = [(self._outcomes, pack_outcomes(record)) for record in self._join.feed(entries)]
+        records = self._join.feed(entries)
+        positions: list[str] = []
         # What has no consequence yet costs no write: it would be read again.
-        if out or self._unsaved >= READ_ENTRIES or (self._unsaved and not entries):
-            await self._save_join(out)
+        if records or self._unsaved >= READ_ENTRIES or (self._unsaved and not entries):
+            positions = await self._save_join(records)
         self.busy_s["join"] += time() - started
-        if out:
-            await self._learn()
+        for record, position in zip(records, positions, strict=True):
+            await self._take(record, position)
         await self._maybe_trim()
         return bool(entries)
 
-    async def _save_join(self, out: list[tuple[str, bytes]]) -> None:
-        """Move the join, together with the outcomes that follow from what it read."""
+    async def _save_join(self, records: list[OutcomeRecord]) -> list[str]:
+        """Move the join, together with the outcomes that follow from what it read; return where those are."""
         state = self._join.state.model_dump_json().encode()
         self._reached("join.before")
         step = Advance(join_consumer(self._model), self._join_at, self._read_at, state)
-        await self._store.advance(step, out)
+        out = [(self._outcomes, pack_outcomes(record)) for record in records]
+        positions = await self._store.advance(step, out)
         self._reached("join.after")
         self._join_at, self._unsaved = self._read_at, 0
+        return positions
 
     async def refresh(self) -> None:
         """Look up what operators may have changed."""
@@ -135,7 +137,7 @@ class Trainer:
         name = learner_consumer(self._model)
         position, state = await self._store.consumer(name)
         await self._refuse_if_ahead(self._outcomes, position, "learner")
-        self._learner_at = self._cursor = position
+        self._learner_at = position
         if state:
             self._version = (await self._store.snapshot(self._model)).channels[f"{MAIN}@latest"]
             version = await self._store.version(self._model, self._version)
@@ -155,15 +157,19 @@ class Trainer:
                 "restored from an older copy. Restore the newer one, or start with an empty data directory."
             )
 
-    async def _learn(self) -> None:
-        while entries := await self._store.read(self._outcomes, self._cursor, READ_ENTRIES):
+    async def _catch_up(self) -> None:
+        """Learn what was joined before this trainer started; from then on outcomes go straight from join to learner."""
+        after = self._learner_at
+        while entries := await self._store.read(self._outcomes, after, READ_ENTRIES):
+            after = entries[-1].position
             for entry in entries:
-                record = unpack_outcomes(entry.payload)
-                self._cursor = entry.position
-                if isinstance(record, Outcomes):
-                    self._batch.extend(record.outcomes)
-                else:
-                    await self._end_batch(record, entry.position)
+                await self._take(unpack_outcomes(entry.payload), entry.position)
+
+    async def _take(self, record: OutcomeRecord, position: str) -> None:
+        if isinstance(record, Outcomes):
+            self._batch.extend(record.outcomes)
+        else:
+            await self._end_batch(record, position)
 
     async def _end_batch(self, cut: Cut, position: str) -> None:
         batch, self._batch = self._batch, []
@@ -191,7 +197,7 @@ class Trainer:
         self._reached("publish.before")
         published = await self._store.commit(self._model, Commit(step, version, weights))
         self._reached("publish.after")
-        self._learner_at = self._cursor = position
+        self._learner_at = position
         if publishes and published:
             self._version = published.number
             if published.number % FORGET_EVERY == 0:
@@ -215,7 +221,7 @@ class Trainer:
             outcomes=learned.rows,
             metrics={"loss": learned.loss, "recent_loss": learned.recent_loss} if good else {},
             label_times=sample([outcome.received_at for outcome in batch]),
-            golden=self.learner.golden(self._graph, weights) if good else (),
+            golden=self.learner.golden(self._graph) if good else (),
             lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
         )
 
@@ -254,6 +260,10 @@ def _before(position: str) -> str:
     """The greatest position below one, so that a read after it starts with it."""
     milliseconds, sequence = position_key(position)
     return f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{2**64 - 1}"
+
+
+def _nobody(_: str) -> None:
+    """Nobody watches the durable steps."""
 
 
 def _verdict(version: Version | None, learned: Learned) -> str:
