@@ -91,7 +91,7 @@ def unpack_golden(packed: bytes) -> Encoded:
 
 
 def pack_weights(tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
-    return save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
+    return save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, metadata)
 
 
 def digest_of(*parts: bytes) -> str:
