@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -237,7 +237,7 @@ def _settings(**given: Any) -> Settings:
 
 
 @contextmanager
-def _client(home: Path | None) -> Iterator[Client]:
+def _client(home: Path | None) -> Generator[Client]:
     place = Home(_settings(home=home).home)
     running = place.expect()
     with Client(running.url, place.token()) as client:
@@ -245,7 +245,7 @@ def _client(home: Path | None) -> Iterator[Client]:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors() -> Generator[None]:
     """Print what went wrong in one sentence; anything unforeseen keeps its trace."""
     try:
         yield

@@ -57,7 +57,10 @@ class Client:
 
     def ready(self) -> dict[str, Any]:
         """What /readyz says, ready or not."""
-        return self._http.get("/readyz").json()
+        try:
+            return self._http.get("/readyz").json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ApiError(0, f"GET /readyz: {error or type(error).__name__}") from error
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:

@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -79,7 +79,7 @@ def _fresh(settings: Settings, seed: int) -> Settings:
 
 
 @contextmanager
-def _platform(settings: Settings, keep_running: bool) -> Iterator[Running]:
+def _platform(settings: Settings, keep_running: bool) -> Generator[Running]:
     """A platform for as long as the demo runs; with `keep_running`, one that stays when the demo went well."""
     if keep_running:
         running = detached.start(settings, [SPEC], _stage)

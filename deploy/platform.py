@@ -28,7 +28,7 @@ class Platform:
     def __init__(self, settings: Settings, specs: Sequence[str], on_stage: Callable[[str], None] | None = None) -> None:
         self._settings = settings
         self._specs = tuple(specs)
-        self._on_stage = on_stage or (lambda _: None)
+        self._on_stage = on_stage or _unwatched
         self._home = Home(settings.home)
         self._redis: EmbeddedRedis | None = None
         self._cluster: Cluster | None = None
@@ -132,6 +132,10 @@ class Platform:
         running = Running(pid=os.getpid(), url=self._url, redis_url=self.redis_url, specs=self._specs, stage=stage, ready=ready)
         self._home.tell(running)
         return running
+
+
+def _unwatched(_: str) -> None:
+    """Nobody watches the start."""
 
 
 async def _register(url: str, prefix: str, specs: Sequence[ModelSpec]) -> None:

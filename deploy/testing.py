@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,10 @@ class TestPlatform:
     def start(self, *specs: str, replicas: int = 1) -> None:
         self.command("up", "--detach", f"--replicas={replicas}", *(f"--spec={spec}" for spec in specs))
 
+    def ready(self) -> bool:
+        with self.client() as client:
+            return client.ready()["ready"]
+
     def pids(self, role: str) -> list[int]:
         """The processes that report under this role: 'replicas' or 'trainers'."""
         with self.client() as client:
@@ -75,7 +79,7 @@ class TestPlatform:
 
 
 @contextmanager
-def platform_in(folder: Path) -> Iterator[TestPlatform]:
+def platform_in(folder: Path) -> Generator[TestPlatform]:
     """A place to start a platform in; what still runs at the end is stopped."""
     [port] = free_ports(1)
     platform = TestPlatform(folder, port)

@@ -1,7 +1,7 @@
 """The Serve application: one ingress deployment whose replicas answer predictions in their own process."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ def build(settings: ServingSettings) -> Edge:
     data, operators = DataPlane(replica), Operators(replica)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await replica.start()
         yield
         await replica.close()

@@ -146,18 +146,18 @@ _RANDOM = _RandomNames()
 
 
 def _adapter(record: ModelRecord, max_instances: int) -> TypeAdapter[Any]:
-    instance = TypedDict(
-        "instance",
-        {
-            "features": record.features.typed_dict(),
-            "unit": NotRequired[Name],
-            "id": NotRequired[Name],
-            "at": NotRequired[EventTime],
-        },
-    )
-    body = TypedDict("body", {"instances": Annotated[list[instance], Field(min_length=1, max_length=max_instances)]})
+    keys: Any = {
+        "features": record.features.typed_dict(),
+        "unit": NotRequired[Name],
+        "id": NotRequired[Name],
+        "at": NotRequired[EventTime],
+    }
+    instance: Any = TypedDict("instance", keys)
+    instances: Any = Annotated[list[instance], Field(min_length=1, max_length=max_instances)]  # pyright: ignore[reportInvalidTypeForm]
+    wrapped: Any = {"instances": instances}
+    body: Any = TypedDict("body", wrapped)
     for part in (instance, body):
-        part.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
+        part.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     return TypeAdapter(body)
 
 

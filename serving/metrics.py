@@ -15,15 +15,16 @@ class ReplicaMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        model = {"labelnames": ["model"], "registry": self.registry}
-        self.predictions = Counter("tidemill_predictions", "Instances answered", **model)
+        self.predictions = Counter("tidemill_predictions", "Instances answered", ["model"], registry=self.registry)
         self.requests = Counter("tidemill_requests", "HTTP answers", ["route", "status"], registry=self.registry)
         self.latency = Histogram(
             "tidemill_predict_seconds", "Time from body to answer", ["model"], buckets=_LATENCY, registry=self.registry
         )
         self.feedback = Counter("tidemill_feedback", "Feedback events", ["model", "verdict"], registry=self.registry)
-        self.swaps = Counter("tidemill_swaps", "Versions taken into service", **model)
-        self.swap_failures = Counter("tidemill_swap_failures", "Versions that could not be loaded", **model)
+        self.swaps = Counter("tidemill_swaps", "Versions taken into service", ["model"], registry=self.registry)
+        self.swap_failures = Counter(
+            "tidemill_swap_failures", "Versions that could not be loaded", ["model"], registry=self.registry
+        )
         self.version = Gauge("tidemill_version", "Version in service", ["model", "variant"], registry=self.registry)
         self.freshness = Histogram(
             "tidemill_freshness_seconds",

@@ -7,12 +7,15 @@ measured to add more to it than Redis itself takes; here a send is one write, an
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 from redis.asyncio.connection import parse_url
 
 from store.errors import Unavailable
+
+Command = Any
+"""A tuple of str, bytes and numbers; hiredis declares it too narrowly."""
 
 
 class _Waiting:
@@ -38,7 +41,7 @@ class Pipe(asyncio.Protocol):
         self._waiting: deque[_Waiting] = deque()
         self._reader = hiredis.Reader()
 
-    def send(self, commands: Sequence[tuple[str | bytes, ...]]) -> "asyncio.Future[list[Any]]":
+    def send(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
         """Send commands; the future has their answers, or `Unavailable`. They are on their way when this returns, if the
         connection stands."""
         loop = asyncio.get_running_loop()
@@ -81,17 +84,19 @@ class Pipe(asyncio.Protocol):
             greeted: asyncio.Future[list[Any]] = loop.create_future()
             greeted.add_done_callback(self._greeted)
             self._waiting.appendleft(_Waiting(1, greeted, timer))
-        cast(asyncio.Transport, transport).write(b"".join([*hello, *self._unsent]))
+        transport.write(b"".join([*hello, *self._unsent]))
         self._unsent.clear()
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
 
     def _greeting(self) -> list[bytes]:
         where, hello = self._where, list[bytes]()
         if where.get("password"):
-            user = (where["username"],) if where.get("username") else ()
-            hello.append(hiredis.pack_command(("AUTH", *user, where["password"])))
+            user: list[str] = [where["username"]] if where.get("username") else []
+            login: Command = ("AUTH", *user, str(where["password"]))
+            hello.append(hiredis.pack_command(login))
         if where.get("db"):
-            hello.append(hiredis.pack_command(("SELECT", str(where["db"]))))
+            select: Command = ("SELECT", str(where["db"]))
+            hello.append(hiredis.pack_command(select))
         return hello
 
     def _greeted(self, greeted: "asyncio.Future[list[Any]]") -> None:

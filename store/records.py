@@ -178,7 +178,10 @@ def unpack_outcomes(payload: bytes) -> OutcomeRecord:
     kind, *rest = _unpack(payload)
     if kind == "c":
         return Cut(*rest)
-    return Outcomes([Outcome(*o[:4], Served(*o[4]), *o[5:]) for o in rest[0]])
+    packed: list[Any] = rest[0]
+    for o in packed:
+        o[4] = Served(*o[4])
+    return Outcomes([Outcome(*o) for o in packed])
 
 
 def _pack(body: Any) -> bytes:

@@ -16,7 +16,7 @@ What must happen together is one Lua script: Redis runs it alone and, with appen
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -84,7 +84,7 @@ return {{epoch + 1, 1}}
 
 
 @contextlib.asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
+async def _answering() -> AsyncGenerator[None]:
     try:
         yield
     except _AWAY as error:
@@ -223,11 +223,11 @@ class RedisStore:
             text = await _wait(self._redis.hget(self._key(model, "versions"), str(number)))
         if text is None:
             raise NotFound(f"model '{model}' has no version {number}")
-        return _version(cast(Any, text), number)
+        return _version(text, number)
 
     async def weights(self, model: str, number: int) -> bytes:
         async with _answering():
-            weights = await self._redis.get(self._key(model, "weights", str(number)))
+            weights: Any = await self._redis.get(self._key(model, "weights", str(number)))
         if weights is None:
             raise NotFound(f"the weights of version {number} of model '{model}' are not kept")
         return weights

@@ -134,7 +134,7 @@ class Encoder:
         self.schema = schema
         self._names = tuple(field.name for field in schema.fields)
         self._plain = all(field.kind not in ("timestamp", "vector") for field in schema.fields)
-        self._kinds = tuple(field.kind for field in schema.fields)
+        self._kinds: tuple[Kind, ...] = tuple(field.kind for field in schema.fields)
         self._columns = [(field, dict[str, int]()) for field in schema.fields]
 
     def row(self, features: Mapping[str, Any]) -> Row:
@@ -248,7 +248,7 @@ def _field(owner: str, name: str, info: FieldInfo) -> FeatureField:
     if annotation is bool:
         return FeatureField(name=name, kind="boolean", optional=optional)
     if annotation in (int, float):
-        return FeatureField(name=name, kind="number", optional=optional, **bounds)
+        return FeatureField(name=name, kind="number", optional=optional).model_copy(update=bounds)
     if annotation is datetime:
         return FeatureField(name=name, kind="timestamp", optional=optional)
     if typing.get_origin(annotation) is list and typing.get_args(annotation) in ((float,), (int,)):

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,7 +153,7 @@ def _replace(field: Any, values: Sequence[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """The exporter prints its progress and warns of what is not ours."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

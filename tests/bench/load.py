@@ -89,7 +89,7 @@ async def run_async(
     loop = asyncio.get_running_loop()
     for end in ends:
         await loop.create_connection(
-            lambda end=end: _Connection(request, load, started + seconds, end, look), parts.hostname, parts.port
+            lambda end=end: _Connection(request, load, started + seconds, end, look), parts.hostname or "", parts.port or 80
         )
     await asyncio.gather(*(end.wait() for end in ends))
     load.seconds = perf_counter() - started

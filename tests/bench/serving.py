@@ -3,7 +3,7 @@
 import asyncio
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,7 @@ console = Console(width=120)
 
 
 @contextmanager
-def platform() -> Iterator[tuple[Running, Client]]:
+def platform() -> Generator[tuple[Running, Client]]:
     with TemporaryDirectory(prefix="tidemill-bench-") as folder:
         [port] = free_ports(1)
         settings = Settings(home=Path(folder), port=port)
@@ -111,8 +111,8 @@ def deploy_bare(graph: bytes, weights: bytes) -> None:
     class Bare:
         pass
 
-    options = {"max_ongoing_requests": 200, "ray_actor_options": {"num_cpus": 0.1}}
-    bare: Any = serve.deployment(**options)(serve.ingress(build)(Bare))
+    cpus = {"num_cpus": 0.1}
+    bare: Any = serve.deployment(max_ongoing_requests=200, ray_actor_options=cpus)(serve.ingress(build)(Bare))
     serve.run(bare.bind(), name="bare", route_prefix="/bare")
 
 

@@ -113,7 +113,7 @@ def test_a_killed_redis_loses_nothing_and_is_started_again(platform: TestPlatfor
         for _ in range(3):
             os.kill(platform.redis_pid(), signal.SIGKILL)
             users.more()
-    until(lambda: platform.client().ready()["ready"], "ready again")
+    until(platform.ready, "ready again")
     _nothing_lost(platform, users)
 
 
@@ -128,7 +128,7 @@ def test_while_redis_hangs_the_platform_says_so_and_answers_503(platform: TestPl
             assert not client.ready()["ready"]
             assert "prediction log" in client.status()["away"]
         redis.kill()
-        until(lambda: platform.client().ready()["ready"], "ready again")
+        until(platform.ready, "ready again")
         users.more()
     assert users.refusals <= {0, 500, 503}
     _nothing_lost(platform, users)
