@@ -34,7 +34,7 @@ from examples.flights.replay import MODEL, Replay, Step
 from examples.flights.stream import Flight, load
 from store.names import log_stream
 from store.protocols import START
-from store.records import Shadows, unpack_log
+from store.records import Shadows, holds_shadows, unpack_log
 from store.redis_store import RedisStore
 
 SPEC = "examples.flights:spec"
@@ -127,6 +127,18 @@ class _Show:
         self.published += step.verdict == "published"
         self.progress.update(self.task, advance=len(step.predicted), description=f"{step.start:%d %b %Y}")
 
+    def say(self) -> None:
+        """Where nobody can see a picture move, a line every few simulated days says the same."""
+        if not console.is_terminal:
+            predictions, labels = self._rates()
+            live, frozen = self.recent
+            console.print(
+                f"{self.simulated:%d %b %Y}  {predictions:,.0f} predictions/s  {labels:,.0f} labels/s  "
+                f"{self.published:,} versions  "
+                f"last 4 weeks: live AUC {shown(live.auc)}, frozen {shown(frozen.auc)}",
+                soft_wrap=True,
+            )
+
     def _rates(self) -> tuple[float, float]:
         if len(self.steps) < 2:
             return 0.0, 0.0
@@ -154,7 +166,7 @@ async def _replay(flights: list[Flight], running: Running, token: str, prefix: s
     shown_at = flights[0].departure
     try:
         async with Replay(running.url, token) as replay:
-            with Live(show, console=console, refresh_per_second=4):
+            with Live(show, console=console, refresh_per_second=4, transient=not console.is_terminal):
                 async for step in replay.run(flights):
                     books.predicted(step.predicted, step.scores)
                     show.step(step)
@@ -162,6 +174,7 @@ async def _replay(flights: list[Flight], running: Running, token: str, prefix: s
                         shown_at = step.start
                         shadow_at = await _read_shadows(store, shadow_at, books)
                         show.recent = books.recent(step.start)
+                        show.say()
                     if frozen_at is None and step.start + timedelta(hours=1) >= FREEZE_AT:
                         frozen_at = step.start + timedelta(hours=1)
                         await asyncio.to_thread(_freeze, running.url, token, step.version)
@@ -187,7 +200,7 @@ async def _read_shadows(store: RedisStore, after: str, books: Books) -> str:
     while entries := await store.read(log_stream(MODEL), after, 2000):
         after = entries[-1].position
         for entry in entries:
-            record = unpack_log(entry.payload)
+            record = unpack_log(entry.payload) if holds_shadows(entry.payload) else None
             if isinstance(record, Shadows):
                 for id_, output in zip(record.ids, record.outputs, strict=True):
                     books.shadowed(id_, output[0])

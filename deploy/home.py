@@ -56,8 +56,9 @@ class Home:
         self._state.unlink(missing_ok=True)
 
     def leave(self) -> None:
-        self._state.unlink(missing_ok=True)
+        """Be the platform no longer; does nothing for whoever is not."""
         if self._lock is not None:
+            self._state.unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 

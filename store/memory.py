@@ -140,7 +140,8 @@ class MemoryStore:
             self._model(model).weights.pop(number, None)
 
     async def snapshot(self, model: str) -> Snapshot:
-        return self._model(model).snapshot
+        known = self._models.get(model)
+        return known.snapshot if known else Snapshot()
 
     async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
         known = self._model(model)

@@ -161,6 +161,15 @@ def unpack_log(payload: bytes) -> LogRecord:
             raise ValueError(f"no log record is of kind {kind!r}")
 
 
+def holds_shadows(payload: bytes) -> bool:
+    """Whether a log entry is of shadow scores, told without unpacking it.
+
+    >>> holds_shadows(pack_log(Shadows(0.0, [], [], "b", 1, "e"))), holds_shadows(pack_log(Tick(0.0)))
+    (True, False)
+    """
+    return payload[1:3] == b"\xa1s"
+
+
 def pack_outcomes(record: OutcomeRecord) -> bytes:
     if isinstance(record, Cut):
         return _pack(("c", record.reason, record.at, record.log_position))

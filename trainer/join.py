@@ -118,9 +118,13 @@ class LabelJoin:
     def _follow(self, at: float) -> None:
         """Advance the event clock, by no more than the skew: one wrong `at` must not close windows.
 
-        A jump that a hundred entries in a row agree on is a gap in the replay, and is followed.
+        A jump that a hundred entries in a row make is a gap in the replay, and is followed; what lies in the future of the log
+        itself is never.
         """
         state = self.state
+        if at > self._mark.arrived + self._model.max_skew_s:
+            self._count("skewed")
+            return
         if state.clock and at > state.clock + self._model.max_skew_s:
             state.skewed_in_a_row += 1
             self._count("skewed")

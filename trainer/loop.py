@@ -48,6 +48,7 @@ class Trainer:
         self._reached = reached or _nobody
         self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
         self._join_at = self._read_at = START
+        self._low_water = ""
         self._unsaved = 0
         self._more = True
         self._control_at = START
@@ -68,6 +69,7 @@ class Trainer:
         """
         await self._store.register(self._spec.record)
         self.learner = Learner(self._spec)
+        await self.refresh()
         await self._resume_join()
         await self._resume_learner()
         await self._catch_up()
@@ -104,6 +106,7 @@ class Trainer:
         out = [(self._outcomes, pack_outcomes(record)) for record in records]
         positions = await self._store.advance(step, out)
         self._reached("join.after")
+        self._low_water = self._join.state.low_water
         self._join_at, self._unsaved = self._read_at, 0
         return positions
 
@@ -125,7 +128,7 @@ class Trainer:
         await self._refuse_if_ahead(self._log, position, "join")
         self._join = LabelJoin(self._spec.record, JoinState.model_validate_json(state) if state else None)
         self._join_at = self._read_at = position
-        low = self._join.state.low_water
+        low = self._low_water = self._join.state.low_water
         entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
         again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
         while entries and again and position_key(again[-1].position) < position_key(position):
@@ -250,7 +253,7 @@ class Trainer:
         self._trimmed_at = time()
         oldest = f"{int((time() - self._retention_s) * 1000)}-0"
         for stream, needed in (
-            (self._log, self._join.state.low_water or self._join_at),
+            (self._log, self._low_water or self._join_at),
             (self._outcomes, self._learner_at),
         ):
             await self._store.trim(stream, min(oldest, needed, key=position_key))
