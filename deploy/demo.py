@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections import deque
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -31,7 +32,7 @@ from deploy.report import Findings, shown, write_report
 from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from examples.flights.replay import MODEL, Replay, Step
-from examples.flights.stream import Flight, load
+from examples.flights.stream import Flight, data_folder, load
 from store.names import log_stream
 from store.protocols import START
 from store.records import Shadows, holds_shadows, unpack_log
@@ -50,9 +51,10 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
         raise ValueError(f"--until {until}: write a day of 2013 as 2013-05-31") from None
     if not date(2013, 1, 1) <= last_day <= date(2013, 12, 31):
         raise ValueError(f"--until {until}: the flights are of 2013")
-    console.print("reading a year of flights")
-    flights = load(last_day + timedelta(days=1))
+    data_folder()  # says what to install, before anything is started
+    reading = ThreadPoolExecutor(1).submit(load, last_day + timedelta(days=1))
     with _platform(_fresh(settings, seed), keep_running) as running:
+        flights = reading.result()
         token = Home(settings.home).token()
         with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
             client.set_schedule(MODEL, None, None)

