@@ -152,10 +152,10 @@ def _adapter(record: ModelRecord, max_instances: int) -> TypeAdapter[Any]:
         "id": NotRequired[Name],
         "at": NotRequired[EventTime],
     }
-    instance: Any = TypedDict("instance", keys)
+    instance: Any = TypedDict("instance", keys)  # pyright: ignore[reportArgumentType]
     instances: Any = Annotated[list[instance], Field(min_length=1, max_length=max_instances)]  # pyright: ignore[reportInvalidTypeForm]
     wrapped: Any = {"instances": instances}
-    body: Any = TypedDict("body", wrapped)
+    body: Any = TypedDict("body", wrapped)  # pyright: ignore[reportArgumentType]
     for part in (instance, body):
         part.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     return TypeAdapter(body)

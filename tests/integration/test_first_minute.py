@@ -53,17 +53,18 @@ def test_its_commands_run_in_the_order_in_which_they_stand(platform: TestPlatfor
 
 
 def test_its_requests_get_the_answers_that_stand_under_them(platform: TestPlatform) -> None:
-    posted: dict[str, Any] = {}
+    answers: list[dict[str, Any]] = []
     for command in re.findall(r"curl -s [^#]*", _block("sh", "curl -s localhost:8000/models/click")):
         _, _, url, _, body = shlex.split(command)
         sent = json.loads(body)
         if "events" in sent:
-            sent["events"][0]["id"] = posted["predictions"][0]["id"]
+            sent["events"][0]["id"] = answers[0]["predictions"][0]["id"]
         reply = httpx.post(f"{platform.url}/{url.split('/', 1)[1]}", json=sent)
         assert reply.is_success, reply.text
-        posted = posted or reply.json()
-    assert set(posted["predictions"][0]) == {"id", "output", "variant", "version"}
-    assert reply.json() == {"accepted": 1, "rejected": []}
+        answers.append(reply.json())
+    predicted, accepted = answers
+    assert set(predicted["predictions"][0]) == {"id", "output", "variant", "version"}
+    assert accepted == {"accepted": 1, "rejected": []}
 
 
 def test_its_policy_can_be_set_and_keeps_units_with_their_arms(platform: TestPlatform) -> None:

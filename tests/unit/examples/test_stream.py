@@ -17,7 +17,7 @@ SECRETS = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
 
 @cache
 def _raw() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    folder = stream._data_folder()  # pyright: ignore[reportPrivateUsage]
+    folder = stream.data_folder()
     flights = pd.read_csv(folder / "flights.csv.zip", nrows=27_004)
     return flights, pd.read_csv(folder / "weather.csv", nrows=2_500), pd.read_csv(folder / "airports.csv")
 
@@ -129,5 +129,5 @@ def test_the_truth() -> None:
 
 def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "find_spec", {}.get)
-    with pytest.raises(RuntimeError, match=r"pip install 'tidemill\[demo\]'"):
+    with pytest.raises(FileNotFoundError, match=r"pip install 'tidemill\[demo\]'"):
         stream.load(date(2013, 1, 2))
