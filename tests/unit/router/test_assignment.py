@@ -13,7 +13,7 @@ from scipy import stats
 from router.assignment import SLOTS, allocate, slot
 from store.policy import Slice
 
-UNITS = 200_000
+UNITS = 100_000
 # Seeds are fixed, so a test that passes once passes always; at one in a million, no honest hash fails.
 SIGNIFICANCE = 1e-6
 

@@ -95,7 +95,7 @@ def test_fields_do_not_share_rows() -> None:
     assert torch.equal(other, network(torch.empty(1, 0), torch.tensor([[2, 2]])))
 
 
-@pytest.mark.parametrize(("numbers", "buckets"), [(NUMBERS, BUCKETS), (0, BUCKETS), (NUMBERS, ()), (1, (4,))])
+@pytest.mark.parametrize(("numbers", "buckets"), [(NUMBERS, BUCKETS), (0, BUCKETS), (NUMBERS, ())])
 @pytest.mark.filterwarnings("default")
 def test_the_exported_graph_is_the_same_network(tmp_path: Path, numbers: int, buckets: tuple[int, ...]) -> None:
     network = _trained(numbers, buckets, 2).eval()
