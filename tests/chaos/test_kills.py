@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from deploy.client import ApiError, Client
-from deploy.testing import TestPlatform, platform_in, until
+from deploy.testing import TestPlatform, alive, platform_in, until
 from store.names import log_stream
 from store.protocols import START
 from store.records import FeedbackBatch, Predictions, unpack_log
@@ -155,13 +155,11 @@ def test_a_killed_platform_leaves_nothing_and_the_next_one_knows_what_it_knew(tm
         processes = platform.processes()
         assert len(processes) > 5
         os.kill(platform.running.pid, signal.SIGKILL)
-        _, alive = psutil.wait_procs(processes, timeout=30)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        until(lambda: not alive(processes), "everything has ended")
         assert "no platform is running" in platform.command("status", check=False)
         platform.start("examples.vector:spec")
         with platform.client() as client:
             assert client.predict(MODEL, [INSTANCE])[0]["version"] == version
         processes = platform.processes()
         platform.command("down")
-        _, alive = psutil.wait_procs(processes, timeout=30)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        until(lambda: not alive(processes), "everything has ended")

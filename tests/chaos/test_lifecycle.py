@@ -19,6 +19,7 @@ import pytest
 
 from deploy.haproxy import corrected
 from deploy.serve_settings import find_haproxy, free_ports
+from deploy.testing import alive
 
 pytestmark = pytest.mark.chaos
 
@@ -66,10 +67,6 @@ class Platform:
     port: int
     run_directory: Path
     processes: list[psutil.Process]
-
-
-def _alive(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def _eventually(condition: Callable[[], bool], seconds: float) -> bool:
@@ -124,7 +121,7 @@ def _start(directory: Path, port: int, proxy: str = "haproxy") -> Platform:
 
 
 def _assert_nothing_is_left(platform: Platform) -> None:
-    assert _eventually(lambda: not _alive(platform.processes), _STOP_SECONDS), _alive(platform.processes)
+    assert _eventually(lambda: not alive(platform.processes), _STOP_SECONDS), alive(platform.processes)
     assert _eventually(lambda: not platform.run_directory.exists(), _STOP_SECONDS), platform.run_directory
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", platform.port)) != 0
@@ -136,7 +133,7 @@ def _end(platform: Platform) -> None:
 
 def _listening(processes: list[psutil.Process]) -> dict[tuple[str, int], str]:
     found: dict[tuple[str, int], str] = {}
-    for process in _alive(processes):
+    for process in alive(processes):
         with contextlib.suppress(psutil.NoSuchProcess):  # Ray's short-lived ones come and go
             for connection in process.net_connections("inet"):
                 if connection.status == psutil.CONN_LISTEN:
@@ -189,7 +186,7 @@ def test_a_kill_leaves_nothing_and_the_next_starts_at_once(tmp_path: Path) -> No
     first.driver.kill()
     _end(first)
     second = _start(tmp_path, first.port)
-    assert not _alive(first.processes)
+    assert not alive(first.processes)
     assert not first.run_directory.exists()
     second.driver.kill()
     _end(second)
