@@ -23,7 +23,6 @@ from store.schema import Encoded, Schema
 from trainer.errors import ExportError
 
 GOLDEN_ROWS = 8
-PARITY = 1e-4
 
 
 class Scorer(nn.Module):

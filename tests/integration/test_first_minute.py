@@ -77,10 +77,9 @@ def test_its_policy_can_be_set_and_keeps_units_with_their_arms(platform: TestPla
     assert "is at epoch" in stale
 
 
-def test_labels_that_never_come_count_as_the_default_when_the_window_closes(platform: TestPlatform) -> None:
+def test_the_join_counts_what_was_predicted(platform: TestPlatform) -> None:
     with platform.client() as client:
-        joined = client.status()["models"]["click"]["join"]
-        assert joined["counts"]["predictions"] >= 1
+        until(lambda: client.status()["models"]["click"]["join"]["counts"]["predictions"] >= 1, "the join has read it")
 
 
 def test_a_second_up_says_that_one_is_running(platform: TestPlatform) -> None:
