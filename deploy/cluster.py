@@ -33,6 +33,8 @@ class Cluster:
     """A running local Ray, to be given back to `stop_ray`."""
 
     url: str
+    proxy_host: str
+    port: int
     run_directory: Path
     log_directory: Path | None
     reaper: "subprocess.Popen[bytes]"
@@ -48,7 +50,7 @@ def start_ray(
     use_haproxy: bool | None = None,
     worker_environment: Mapping[str, str] | None = None,
 ) -> Cluster:
-    """Start Ray and Serve's proxies; applications are deployed after it. Only from the main thread.
+    """Start Ray, set up for Serve; `start_serve` comes next. Only from the main thread.
 
     Args:
         host: where the application is to be reached; only HAProxy keeps everything else on loopback if this is not.
@@ -63,17 +65,25 @@ def start_ray(
     _refuse_ray_imported_early()
     ensure_port_free(host, port)
     directory = _run_directory()
+    environment = serve_environment(directory, public_host=host, use_haproxy=use_haproxy)
+    proxy_host = LOOPBACK if "RAY_SERVE_ENABLE_HA_PROXY" in environment else host
     url = f"http://{_reachable(host)}:{port}"
-    cluster = Cluster(url, directory, log_directory, _reaper(directory, log_directory))
+    cluster = Cluster(url, proxy_host, port, directory, log_directory, _reaper(directory, log_directory))
     try:
-        environment = serve_environment(directory, public_host=host, use_haproxy=use_haproxy)
         os.environ.update(environment)
         _init_ray(cluster, num_cpus, object_store_memory, worker_environment or {})
-        _start_serve(LOOPBACK if "RAY_SERVE_ENABLE_HA_PROXY" in environment else host, port)
     except BaseException:
         stop_ray(cluster)
         raise
     return cluster
+
+
+def start_serve(cluster: Cluster) -> None:
+    """Start Serve's controller and proxies; applications are deployed after it."""
+    from ray import serve  # noqa: PLC0415 - reads the environment that `start_ray` sets when it is first imported
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options={"host": cluster.proxy_host, "port": cluster.port})
 
 
 def stop_ray(cluster: Cluster) -> None:
@@ -188,13 +198,6 @@ def _without_helpers() -> Generator[None]:
 
 def _start_nothing(*_: object, **__: object) -> None:
     pass
-
-
-def _start_serve(host: str, port: int) -> None:
-    from ray import serve  # noqa: PLC0415 - reads the environment set above when it is first imported
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": host, "port": port})
 
 
 def _python_path() -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from deploy.cluster import Cluster, start_ray, stop_ray
+from deploy.cluster import Cluster, start_ray, start_serve, stop_ray
 from deploy.home import Home, Running
 from deploy.settings import Settings
 from serving.settings import ServingSettings
@@ -90,11 +90,15 @@ class Platform:
         )
         self._url = self._cluster.url
         # Ray reads its environment at the first import, so these come after it is set.
-        from serving.app import application  # noqa: PLC0415
         from trainer.actor import start_trainer  # noqa: PLC0415
 
-        self._stage("starting trainers and replicas")
+        # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
+        self._stage("starting trainers and Serve")
         self._trainers = [start_trainer(path, self.redis_url, settings.prefix, settings.seed) for path in self._specs]
+        start_serve(self._cluster)
+        self._stage("starting replicas")
+        from serving.app import application  # noqa: PLC0415
+
         serving = ServingSettings(
             redis_url=self.redis_url,
             prefix=settings.prefix,

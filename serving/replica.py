@@ -33,8 +33,6 @@ class Replica:
         self.settings = settings
         self.name = uuid.uuid4().hex[:12]
         self.store = RedisStore(settings.redis_url, settings.prefix, settings.redis_timeout_s)
-        # A blocking read holds its connection, so following the board never delays the log.
-        self.tail = RedisStore(settings.redis_url, settings.prefix, settings.redis_timeout_s)
         self.metrics = ReplicaMetrics()
         self.models: dict[str, Hosted] = {}
         self.applied: dict[str, Applied] = {}
@@ -58,7 +56,6 @@ class Replica:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.shadow_queue.close()
         await self.store.close()
-        await self.tail.close()
 
     @property
     def away(self) -> dict[str, str]:
@@ -119,7 +116,7 @@ class Replica:
             self.control_away = ""
             looked, self._looked = self._looked, asyncio.Event()
             looked.set()
-            at = await self.tail.changes(at, block_s=1.0)
+            at = await self.store.changes(at, block_s=1.0)
 
     async def _renew(self) -> None:
         while True:
@@ -138,7 +135,7 @@ class Replica:
 
     async def _apply_all(self) -> None:
         if monotonic() - self._listed_at > _LIST_EVERY_S:
-            for name, record in (await self.tail.models()).items():
+            for name, record in (await self.store.models()).items():
                 if name not in self.models:
                     self.models[name] = Hosted(record, self.settings.max_instances, self.metrics)
             self._listed_at = monotonic()
@@ -146,7 +143,7 @@ class Replica:
             await self._apply(name)
 
     async def _apply(self, name: str) -> None:
-        snapshot = await self.tail.snapshot(name)
+        snapshot = await self.store.snapshot(name)
         hosted = self.models[name]
         before = self.applied.get(name)
         if before and (before.epoch, before.channel_seq) == (snapshot.epoch, snapshot.channel_seq):
@@ -183,10 +180,10 @@ class Replica:
         return live, failed
 
     async def _open(self, model: str, number: int) -> Live:
-        version, weights = await asyncio.gather(self.tail.version(model, number), self.store.weights(model, number))
+        version, weights = await asyncio.gather(self.store.version(model, number), self.store.weights(model, number))
         graph = self._graphs.get(version.graph)
         if graph is None:
-            graph = self._graphs[version.graph] = await self.tail.graph(model, version.graph)
+            graph = self._graphs[version.graph] = await self.store.graph(model, version.graph)
         session = open_session(graph.onnx, weights)
         check_golden(session, graph.golden_inputs, version.golden, version.tolerance)
         self.metrics.swaps.labels(model).inc()

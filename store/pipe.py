@@ -1,10 +1,12 @@
-"""One connection that only appends: commands leave at once, answers come back in order.
+"""One connection to Redis: commands leave at once, answers come back in order.
 
-A prediction waits for its entry to be on disk, so this round trip is part of every answer's latency. redis-py's pipeline was
-measured to add more to it than Redis itself takes; here a send is one write, and an answer one callback.
+A prediction waits for its entry to be on disk, so this round trip is part of every answer's latency, and a dozen of them
+lie between a label and the first answer that learned from it. redis-py was measured to add more to one than Redis itself
+takes; here a send is one write, and an answer one callback.
 """
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +35,7 @@ class Pipe(asyncio.Protocol):
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._where: dict[str, Any] = dict(parse_url(url))
-        self._tls = url.startswith("rediss://")
+        self._tls = _tls(self._where) if url.startswith("rediss://") else None
         self._timeout_s = timeout_s
         self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -71,7 +73,7 @@ class Pipe(asyncio.Protocol):
                     transport, _ = await loop.create_unix_connection(lambda: self, self._where["path"])
                 else:
                     host, port = self._where.get("host", "localhost"), self._where.get("port", 6379)
-                    transport, _ = await loop.create_connection(lambda: self, host, port, ssl=self._tls or None)
+                    transport, _ = await loop.create_connection(lambda: self, host, port, ssl=self._tls)
         except (OSError, TimeoutError) as error:
             self._connecting = None
             self._fail(f"cannot connect: {error or type(error).__name__}")
@@ -147,3 +149,13 @@ class Pipe(asyncio.Protocol):
             if not one.future.done():
                 one.future.set_exception(Unavailable(f"Redis: {why}"))
                 one.future.exception()  # a caller that went away must not leave a warning
+
+
+def _tls(where: dict[str, Any]) -> ssl.SSLContext:
+    """Verify by the system's authorities, or by those of `?ssl_ca_certs=`; present `ssl_certfile` and `ssl_keyfile`."""
+    context = ssl.create_default_context(cafile=where.get("ssl_ca_certs"))
+    if where.get("ssl_cert_reqs") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if certificate := where.get("ssl_certfile"):
+        context.load_cert_chain(certificate, where.get("ssl_keyfile"))
+    return context

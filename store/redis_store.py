@@ -14,16 +14,11 @@ What must happen together is one Lua script: Redis runs it alone and, with appen
 """
 
 import asyncio
-import contextlib
+import hashlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
-
-from redis import exceptions
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, Unavailable
 from store.memory import merged
@@ -34,15 +29,6 @@ from store.protocols import START, Advance, Commit, Entry, Graph, Version
 from store.spec import ModelRecord, Schedule
 
 _CONTROL_LENGTH = 1000
-_AWAY = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.BusyLoadingError,
-    exceptions.ReadOnlyError,
-    exceptions.OutOfMemoryError,
-    exceptions.ResponseError,
-    OSError,
-)
 
 _MOVE = """
 local at = redis.call('HGET', KEYS[1], 'position') or '0-0'
@@ -83,96 +69,76 @@ return {{epoch + 1, 1}}
 """
 
 
-@contextlib.asynccontextmanager
-async def _answering() -> AsyncGenerator[None]:
-    try:
-        yield
-    except _AWAY as error:
-        raise Unavailable(f"Redis: {error}") from error
-
-
 class RedisStore:
-    """EventLog, ModelRegistry and PolicyBoard. `url` is redis://, rediss:// or unix://; `timeout_s` bounds each call."""
+    """EventLog, ModelRegistry and PolicyBoard. `url` is redis://, rediss:// or unix://; `timeout_s` bounds each call.
+
+    Nothing is retried here: a repeated XADD could append twice.
+    """
 
     def __init__(self, url: str, prefix: str = "tidemill", timeout_s: float = 5.0) -> None:
         self._timeout_s = timeout_s
-        # A retried XADD could append twice, so nothing is retried below the callers.
-        self._redis = Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-        )
         self._prefix = prefix
-        self._pipe = Pipe(url, timeout_s)
-        self._advance = self._redis.register_script(_ADVANCE)
-        self._commit = self._redis.register_script(_COMMIT)
-        self._set_policy = self._redis.register_script(_SET_POLICY)
+        # Answers come in order, so what may take long, or waits on purpose, has a connection of its own.
+        self._appends, self._asks, self._waits = (Pipe(url, timeout_s) for _ in range(3))
 
     async def close(self) -> None:
-        await self._pipe.close()
-        await self._redis.aclose()
+        for pipe in (self._appends, self._asks, self._waits):
+            await pipe.close()
 
     async def ping(self) -> None:
-        async with _answering():
-            await _wait(self._redis.ping())
+        await self._ask("PING")
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
         return [position.decode() for position in await self.send(entries)]
 
     def send(self, entries: Sequence[tuple[str, bytes]]) -> "asyncio.Future[list[Any]]":
         commands = [("XADD", self._key(stream), "*", "p", payload) for stream, payload in entries]
-        return self._pipe.send(commands)
+        return self._appends.send(commands)
 
     async def read(self, stream: str, after: str, count: int, block_s: float = 0.0) -> list[Entry]:
-        block_ms = max(1, int(min(block_s, self._timeout_s / 2) * 1000)) if block_s > 0 else None
-        async with _answering():
-            found: Any = await self._redis.xread({self._key(stream): after}, count=count, block=block_ms)
-        # RESP3 answers with a map of lists, RESP2 with a list of pairs.
-        for _, batches in found.items() if isinstance(found, dict) else found or []:
-            batch = batches[0] if batches and isinstance(batches[0], list) else batches
-            return [Entry(position.decode(), fields[b"p"]) for position, fields in batch]
-        return []
+        streams = ("STREAMS", self._key(stream), after)
+        if block_s > 0:
+            block_ms = max(1, int(min(block_s, self._timeout_s / 2) * 1000))
+            [found] = await self._waits.send([("XREAD", "COUNT", count, "BLOCK", block_ms, *streams)])
+        else:
+            found = await self._ask("XREAD", "COUNT", count, *streams)
+        return [Entry(position.decode(), fields[1]) for position, fields in found[0][1]] if found else []
 
     async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> list[str]:
         keys = [self._key("consumer", step.consumer), *(self._key(stream) for stream, _ in entries)]
         args = [step.expected, step.position, step.state, step.blob, *(payload for _, payload in entries)]
-        async with _answering():
-            actual, *positions = await self._advance(keys=keys, args=args)
+        actual, *positions = await self._run(_ADVANCE, keys, args)
         if actual is not None:
             raise Fenced(step.consumer, step.expected, actual.decode())
         return [position.decode() for position in positions]
 
     async def consumer(self, name: str) -> tuple[str, bytes]:
-        async with _answering():
-            position, state = await _wait(self._redis.hmget(self._key("consumer", name), ["position", "state"]))
+        position, state = await self._ask("HMGET", self._key("consumer", name), "position", "state")
         return (position.decode(), state) if position else (START, b"")
 
     async def blob(self, consumer: str) -> bytes:
-        async with _answering():
-            return await _wait(self._redis.hget(self._key("consumer", consumer), "blob")) or b""
+        return await self._ask("HGET", self._key("consumer", consumer), "blob") or b""
 
     async def last(self, stream: str) -> str:
         try:
-            async with _answering():
-                info = await self._redis.xinfo_stream(self._key(stream))
+            info = await self._ask("XINFO", "STREAM", self._key(stream))
         except Unavailable as error:
             if "no such key" in str(error):
                 return START
             raise
-        return info["last-generated-id"].decode()
+        return _pairs(info)[b"last-generated-id"].decode()
 
     async def trim(self, stream: str, before: str) -> int:
-        async with _answering():
-            return await self._redis.xtrim(self._key(stream), minid=before, approximate=True)
+        return await self._ask("XTRIM", self._key(stream), "MINID", "~", before)
 
     async def register(self, record: ModelRecord) -> None:
-        async with _answering():
-            known = await _wait(self._redis.hget(self._key("models"), record.name))
-            kept = merged(ModelRecord.model_validate_json(known), record) if known else record
-            await _wait(self._redis.hset(self._key("models"), record.name, kept.model_dump_json()))
-            await self._redis.xadd(self._key(CONTROL), {"p": "model"}, maxlen=_CONTROL_LENGTH)
+        known = await self._ask("HGET", self._key("models"), record.name)
+        kept = merged(ModelRecord.model_validate_json(known), record) if known else record
+        await self._ask("HSET", self._key("models"), record.name, kept.model_dump_json())
+        await self._ask("XADD", self._key(CONTROL), "MAXLEN", "~", _CONTROL_LENGTH, "*", "p", "model")
 
     async def models(self) -> dict[str, ModelRecord]:
-        async with _answering():
-            records = await _wait(self._redis.hgetall(self._key("models")))
+        records = _pairs(await self._ask("HGETALL", self._key("models")))
         return {name.decode(): _record(text) for name, text in records.items()}
 
     async def set_schedule(self, model: str, schedule: Schedule) -> None:
@@ -180,17 +146,14 @@ class RedisStore:
         if known is None:
             raise NotFound(f"no model '{model}'")
         text = known.model_copy(update={"schedule": schedule}).model_dump_json()
-        async with _answering():
-            await _wait(self._redis.hset(self._key("models"), model, text))
+        await self._ask("HSET", self._key("models"), model, text)
 
     async def put_graph(self, model: str, graph: Graph) -> None:
-        async with _answering():
-            fields = {"onnx": graph.onnx, "golden": graph.golden_inputs}
-            await _wait(self._redis.hset(self._key(model, "graph", graph.digest), mapping=cast(Any, fields)))
+        key = self._key(model, "graph", graph.digest)
+        await self._ask("HSET", key, "onnx", graph.onnx, "golden", graph.golden_inputs)
 
     async def graph(self, model: str, digest: str) -> Graph:
-        async with _answering():
-            onnx, golden = await _wait(self._redis.hmget(self._key(model, "graph", digest), ["onnx", "golden"]))
+        onnx, golden = await self._ask("HMGET", self._key(model, "graph", digest), "onnx", "golden")
         if onnx is None:
             raise NotFound(f"model '{model}' has no graph {digest}")
         return Graph(digest, onnx, golden)
@@ -203,46 +166,40 @@ class RedisStore:
             step.expected, step.position, step.state, step.blob, version.model_dump_json() if version else "",
             self._key(model, "weights", ""), commit.weights, f"{version.line}@latest" if version and published else "",
         ]  # fmt: skip
-        async with _answering():
-            actual, number = await self._commit(keys=[*keys, self._key(CONTROL)], args=args)
+        actual, number = await self._run(_COMMIT, [*keys, self._key(CONTROL)], args)
         if actual is not None:
             raise Fenced(step.consumer, step.expected, actual.decode())
         return version.model_copy(update={"number": number}) if version else None
 
     async def versions(self, model: str, last: int = 100) -> list[Version]:
-        async with _answering():
-            newest = int(await _wait(self._redis.hget(self._key(model, "versions"), "last")) or 0)
-            numbers = list(range(newest, max(0, newest - last), -1))
-            if not numbers:
-                return []
-            texts = await _wait(self._redis.hmget(self._key(model, "versions"), [str(number) for number in numbers]))
+        newest = int(await self._ask("HGET", self._key(model, "versions"), "last") or 0)
+        numbers = range(newest, max(0, newest - last), -1)
+        if not numbers:
+            return []
+        texts = await self._ask("HMGET", self._key(model, "versions"), *numbers)
         return [_version(text, number) for text, number in zip(texts, numbers, strict=True)]
 
     async def version(self, model: str, number: int) -> Version:
-        async with _answering():
-            text = await _wait(self._redis.hget(self._key(model, "versions"), str(number)))
+        text = await self._ask("HGET", self._key(model, "versions"), number)
         if text is None:
             raise NotFound(f"model '{model}' has no version {number}")
         return _version(text, number)
 
     async def weights(self, model: str, number: int) -> bytes:
-        async with _answering():
-            weights: Any = await self._redis.get(self._key(model, "weights", str(number)))
+        weights = await self._ask("GET", self._key(model, "weights", str(number)))
         if weights is None:
             raise NotFound(f"the weights of version {number} of model '{model}' are not kept")
         return weights
 
     async def forget_weights(self, model: str, numbers: Sequence[int]) -> None:
         if numbers:
-            async with _answering():
-                await self._redis.unlink(*(self._key(model, "weights", str(number)) for number in numbers))
+            await self._ask("UNLINK", *(self._key(model, "weights", str(number)) for number in numbers))
 
     async def snapshot(self, model: str) -> Snapshot:
-        async with _answering():
-            board = await _wait(self._redis.hgetall(self._key(model, "board")))
+        board = _pairs(await self._ask("HGETALL", self._key(model, "board")))
         channels = {key.decode()[8:]: int(number) for key, number in board.items() if key.startswith(b"channel:")}
         return Snapshot(
-            policy=Policy.model_validate_json(board[b"policy"]) if b"policy" in board else Policy(),
+            policy=_policy(board[b"policy"]) if b"policy" in board else Policy(),
             epoch=int(board.get(b"epoch", 0)),
             channels=channels,
             channel_seq=int(board.get(b"channel_seq", 0)),
@@ -250,8 +207,7 @@ class RedisStore:
 
     async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
         keys = [self._key(model, "board"), self._key(CONTROL)]
-        async with _answering():
-            epoch, done = await self._set_policy(keys=keys, args=[expected_epoch, policy.model_dump_json()])
+        epoch, done = await self._run(_SET_POLICY, keys, [expected_epoch, policy.model_dump_json()])
         if not done:
             raise EpochConflict(model, expected_epoch, epoch)
         return epoch
@@ -261,23 +217,48 @@ class RedisStore:
         return moved[-1].position if moved else after
 
     async def report(self, report: Report, lease_s: float) -> None:
-        async with _answering():
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.sadd(self._key("reports"), report.name)
-            pipeline.set(self._key("report", report.name), report.model_dump_json(), px=int(lease_s * 1000))
-            await pipeline.execute()
+        known = ("SADD", self._key("reports"), report.name)
+        kept = ("SET", self._key("report", report.name), report.model_dump_json(), "PX", int(lease_s * 1000))
+        await self._asks.send([known, kept])
 
     async def reports(self) -> list[Report]:
-        async with _answering():
-            names = sorted(name.decode() for name in await _wait(self._redis.smembers(self._key("reports"))))
-            texts = await self._redis.mget([self._key("report", name) for name in names]) if names else []
-            gone = [name for name, text in zip(names, texts, strict=True) if text is None]
-            if gone:
-                await _wait(self._redis.srem(self._key("reports"), *gone))
+        names = sorted(name.decode() for name in await self._ask("SMEMBERS", self._key("reports")))
+        texts = await self._ask("MGET", *(self._key("report", name) for name in names)) if names else []
+        gone = [name for name, text in zip(names, texts, strict=True) if text is None]
+        if gone:
+            await self._ask("SREM", self._key("reports"), *gone)
         return [Report.model_validate_json(text) for text in texts if text is not None]
+
+    async def _ask(self, *command: Any) -> Any:
+        [answer] = await self._asks.send([command])
+        return answer
+
+    async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run a script, which Redis knows by its digest after the first time."""
+        rest = (len(keys), *keys, *args)
+        try:
+            return await self._ask("EVALSHA", _digest(script), *rest)
+        except Unavailable as error:
+            if "NOSCRIPT" not in str(error):
+                raise
+        return await self._ask("EVAL", script, *rest)
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._prefix, *parts))
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+@lru_cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _policy(text: bytes) -> Policy:
+    return Policy.model_validate_json(text)
 
 
 @lru_cache(maxsize=256)
@@ -288,8 +269,3 @@ def _record(text: bytes) -> ModelRecord:
 
 def _version(text: bytes, number: int) -> Version:
     return Version.model_validate({**json.loads(text), "number": number})
-
-
-async def _wait(answer: Any) -> Any:
-    """Await what redis-py types as either an awaitable or a value."""
-    return await cast(Awaitable[Any], answer)

@@ -6,7 +6,7 @@ import threading
 import traceback
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import uvloop
@@ -17,7 +17,9 @@ from store.policy import Report
 from store.redis_store import RedisStore
 from store.spec import load_spec
 from trainer.errors import TrainerError
-from trainer.loop import Trainer
+
+if TYPE_CHECKING:
+    from trainer.loop import Trainer
 
 LEASE_S = 5.0
 NICENESS = 10
@@ -53,6 +55,8 @@ class TrainerActor:
             pause_s = min(5.0, pause_s * 2)
 
     async def _train(self) -> None:
+        from trainer.loop import Trainer  # noqa: PLC0415 - torch, which whoever starts this actor can do without
+
         spec = load_spec(self._spec_path)
         if self._seed is not None:
             spec = replace(spec, learning=spec.learning.model_copy(update={"seed": self._seed}))
@@ -73,7 +77,7 @@ class TrainerActor:
             await asyncio.gather(reporting, return_exceptions=True)
             await store.close()
 
-    async def _report_for_ever(self, model: str, trainer: Trainer, store: RedisStore) -> None:
+    async def _report_for_ever(self, model: str, trainer: "Trainer", store: RedisStore) -> None:
         registry = CollectorRegistry()
         busy = Counter("tidemill_trainer_busy_seconds", "Time by stage", ["model", "stage"], registry=registry)
         version = Gauge("tidemill_trainer_version", "Newest version", ["model"], registry=registry)

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from deploy.demo import FREEZE_AT, run_demo
+from deploy.demo import run_demo
 from deploy.quality import Books, Quality
 from deploy.settings import Settings
+from deploy.show import FREEZE_AT
 from examples.flights.stream import Flight, hours, load
 
 console = Console(width=120)

@@ -29,9 +29,10 @@ _STOP_SECONDS = 15.0
 _DRIVER = """
 import signal, sys
 from pathlib import Path
-from deploy.cluster import start_ray, stop_ray
+from deploy.cluster import start_ray, start_serve, stop_ray
 
 cluster = start_ray(port=int(sys.argv[1]), use_haproxy=None if sys.argv[2] == "haproxy" else False)
+start_serve(cluster)
 from ray import serve
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
