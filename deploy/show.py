@@ -54,7 +54,7 @@ class _Show:
         self.progress.update(self.task, advance=len(step.predicted), description=f"{step.start:%d %b %Y}")
 
     def say(self) -> None:
-        """Where nobody can see a picture move, a line every few simulated days says the same."""
+        """Where nobody can see a picture move, a line every simulated week says the same."""
         if not console.is_terminal:
             predictions, labels = self._rates()
             live, frozen = self.recent
@@ -97,7 +97,7 @@ async def replay(flights: list[Flight], running: Running, token: str, prefix: st
                 async for step in sending.run(flights):
                     books.predicted(step.predicted, step.scores)
                     show.step(step)
-                    if step.start - shown_at >= timedelta(days=3):
+                    if step.start - shown_at >= timedelta(days=7):
                         shown_at = step.start
                         shadow_at = await _read_shadows(store, shadow_at, books)
                         show.recent = books.recent(step.start)

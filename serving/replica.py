@@ -104,7 +104,8 @@ class Replica:
                 await work()
             except StoreError as error:
                 self.control_away = str(error)
-            except Exception:
+            except Exception as error:
+                self.control_away = f"{type(error).__name__}: {error}"
                 log.exception("a replica's task failed and is started again")
             await asyncio.sleep(0.2)
 

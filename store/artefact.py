@@ -21,6 +21,10 @@ from store.schema import Encoded
 NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"
 
 
+SMALL_BYTES = 2**20
+"""Weights of a model whose run is mostly overhead: there, looking for ways to fuse its nodes costs more than it saves."""
+
+
 class ArtefactError(StoreError):
     """A version's artefact is damaged, incomplete, or does not answer as its record says."""
 
@@ -51,6 +55,8 @@ def open_session(graph: bytes, weights: bytes) -> Session:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
+    if len(weights) < SMALL_BYTES:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         tensors = load(weights)
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.array(tensor)) for tensor in tensors.values()]

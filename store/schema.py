@@ -17,10 +17,10 @@ import types
 import typing
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
@@ -135,7 +135,7 @@ class Encoder:
         self._names = tuple(field.name for field in schema.fields)
         self._plain = all(field.kind not in ("timestamp", "vector") for field in schema.fields)
         self._kinds: tuple[Kind, ...] = tuple(field.kind for field in schema.fields)
-        self._columns = [(field, dict[str, int]()) for field in schema.fields]
+        self._columns = [(field, dict[str | None, int]({None: 0})) for field in schema.fields]
 
     def row(self, features: Mapping[str, Any]) -> Row:
         """Return the features as they are logged, in the schema's order."""
@@ -148,38 +148,57 @@ class Encoder:
         return {field.name: _requested(field.kind, value) for field, value in zip(self.schema.fields, row, strict=True)}
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
-        numbers: list[list[float]] = []
-        categories: list[list[int]] = []
-        for row in rows:
-            floats: list[float] = []
-            buckets: list[int] = []
-            for (field, cache), value in zip(self._columns, row, strict=True):
-                self._encode(field, cache, value, floats, buckets)
-            numbers.append(floats)
-            categories.append(buckets)
-        shape = (len(rows), self.schema.numbers)
-        codes = (len(rows), len(self.schema.buckets))
-        return Encoded(np.array(numbers, dtype=np.float32).reshape(shape), np.array(categories, dtype=np.int64).reshape(codes))
+        """Return the network inputs of logged rows, worked out column by column."""
+        blocks: list[np.ndarray] = []
+        scalars: list[Sequence[Any]] = []  # columns of numbers that are not in a block yet
+        codes: list[Sequence[int]] = []
+        columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(self._columns)
+        for (field, cache), values in zip(self._columns, columns, strict=True):
+            if field.kind == "category":
+                codes.append(_codes(field, cache, values))
+            elif field.kind == "timestamp":
+                sines, cosines, hours, weekdays = zip(*map(_clock, values), strict=True) if rows else ((), (), (), ())
+                scalars += [sines, cosines]
+                codes += [hours, weekdays]
+            elif field.kind == "vector":
+                blocks += [_matrix(scalars, np.float32, len(rows))] if scalars else []
+                scalars = []
+                blocks.append(_vectors(values, field.length))
+            else:
+                scalars.append(values)
+        if scalars or not blocks:
+            blocks.append(_matrix(scalars, np.float32, len(rows)))
+        numbers = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        return Encoded(numbers, _matrix(codes, np.int64, len(rows)))
 
-    @staticmethod
-    def _encode(field: FeatureField, cache: dict[str, int], value: Any, floats: list[float], buckets: list[int]) -> None:
-        kind = field.kind
-        if kind == "category":
-            if value is None:
-                buckets.append(0)
-                return
-            code = cache.get(value)
-            if code is None:
-                if len(cache) >= _CACHE_LIMIT:  # a hostile client must not grow this without bound
-                    cache.clear()
-                code = cache[value] = bucket_of(field.name, value, field.buckets)
-            buckets.append(code)
-        elif kind == "vector":
-            floats.extend([math.nan] * field.length if value is None else array("f", value))
-        elif kind == "timestamp":
-            _encode_timestamp(value, floats, buckets)
-        else:
-            floats.append(math.nan if value is None else value)
+
+def _codes(field: FeatureField, cache: dict[str | None, int], values: Sequence[str | None]) -> list[int]:
+    """Return the embedding rows of one column of categories; hashing is remembered."""
+    try:
+        return [cache[value] for value in values]
+    except KeyError:
+        pass
+    if len(cache) + len(values) > _CACHE_LIMIT:  # a hostile client must not grow this without bound
+        cache.clear()
+        cache[None] = 0
+    for value in values:
+        if value is not None and value not in cache:
+            cache[value] = bucket_of(field.name, value, field.buckets)
+    return [cache[value] for value in values]
+
+
+def _matrix(columns: Sequence[Sequence[Any]], dtype: type[np.generic], rows: int) -> np.ndarray:
+    """Return columns as a matrix [rows, columns]; None becomes NaN."""
+    if not columns:
+        return np.zeros((rows, 0), dtype)
+    return np.ascontiguousarray(np.array(columns, dtype=dtype).T)
+
+
+def _vectors(values: Sequence[bytes | None], length: int) -> np.ndarray:
+    if None in values:
+        missing = np.full(length, np.nan, dtype=np.float32).tobytes()
+        values = [missing if value is None else value for value in values]
+    return np.frombuffer(bytearray().join(cast(Sequence[bytes], values)), dtype=np.float32).reshape(len(values), length)
 
 
 def bucket_of(name: str, value: str, buckets: int) -> int:
@@ -208,17 +227,15 @@ def _requested(kind: Kind, value: Any) -> Any:
     return value
 
 
-def _encode_timestamp(value: float | None, floats: list[float], buckets: list[int]) -> None:
+def _clock(value: float | None) -> tuple[float, float, int, int]:
+    """Return sine and cosine of the time of day, and the embedding rows of hour and weekday."""
     if value is None:
-        floats.extend((math.nan, math.nan))
-        buckets.extend((0, 0))
-        return
+        return math.nan, math.nan, 0, 0
     second = value % _DAY
     # No place in the year: from less than a year of data a model could only extrapolate it.
     day = second / _DAY * math.tau
-    floats.extend((math.sin(day), math.cos(day)))
     # 1970-01-01 was a Thursday, day 3 of a week that starts on Monday.
-    buckets.extend((1 + int(second // 3600), 1 + int(value // _DAY + 3) % 7))
+    return math.sin(day), math.cos(day), 1 + int(second // 3600), 1 + int(value // _DAY + 3) % 7
 
 
 def schema_of(features: type[BaseModel]) -> Schema:

@@ -14,6 +14,7 @@ in the state, with where their last use ended.
 import re
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import islice
 
 from store.protocols import Entry, position_key
@@ -62,7 +63,7 @@ class LabelJoin:
 
     def rebuild(self, entries: Sequence[Entry]) -> None:
         """Read the log from `low_water` to the position again: the same knowledge, nothing emitted or counted."""
-        kept = self.state.model_copy(deep=True)
+        kept = deepcopy(self.state)
         self._silent = True
         self._ended = {id_: position_key(position) for id_, position in kept.reused.items()}
         self.state.clock, self.state.skewed_in_a_row = kept.low_clock, kept.low_skewed

@@ -27,12 +27,17 @@ class Learned:
     """What a micro-batch did. `loss` is progressive: measured on each row before the learner has seen its label.
 
     `rejected` says why the batch's result may not be published; the learner is then as it was before the batch.
+    `label_times` is a small picture of when the labels were received.
     """
 
     rows: int
     loss: float
     recent_loss: float
     rejected: str = ""
+    label_times: tuple[float, ...] = ()
+
+
+NOTHING = Learned(0, 0.0, 0.0)
 
 
 class Learner:
@@ -63,6 +68,7 @@ class Learner:
         torch.default_generator.manual_seed(int.from_bytes(seed.encode()[-7:], "big") + self.record.learning.seed)
         encoded = self._encoder.encode([outcome.row for outcome in outcomes])
         labels = self._labels(outcomes)
+        received = sample([outcome.received_at for outcome in outcomes])
         before, recent = self._tensors(copy=True), self._recent
         try:
             loss = self._progressive(encoded, labels)
@@ -73,10 +79,10 @@ class Learner:
         if problem:
             self._restore(before)
             self._recent = recent
-            return Learned(len(outcomes), loss, self._recent_loss, problem)
+            return Learned(len(outcomes), loss, self._recent_loss, problem, received)
         weight = self._recent[1] * RECENT + len(outcomes)
         self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(outcomes)) / weight, weight)
-        return Learned(len(outcomes), loss, self._recent_loss)
+        return Learned(len(outcomes), loss, self._recent_loss, "", received)
 
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""

@@ -6,6 +6,7 @@ nothing is kept that the log does not give back. Each step is fenced by the posi
 trainers of one model only one can move.
 """
 
+import asyncio
 import json
 import platform
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, pack_
 from store.spec import ModelSpec, Schedule
 from trainer.errors import CheckpointError
 from trainer.join import JoinState, LabelJoin
-from trainer.learner import Learned, Learner, sample
+from trainer.learner import NOTHING, Learned, Learner
 
 READ_ENTRIES = 500
 KEPT_VERSIONS, FORGET_EVERY = 50, 10
@@ -88,19 +89,22 @@ class Trainer:
             self._read_at = entries[-1].position
             self._unsaved += len(entries)
         records = self._join.feed(entries)
-        positions: list[str] = []
+        self.busy_s["join"] += time() - started
         # What has no consequence yet costs no write: it would be read again.
         if records or self._unsaved >= READ_ENTRIES or (self._unsaved and not entries):
-            positions = await self._save_join(records)
-        self.busy_s["join"] += time() - started
-        for record, position in zip(records, positions, strict=True):
-            await self._take(record, position)
+            saving = asyncio.create_task(self._save_join(records))
+            for index, record in enumerate(records):
+                learned = await self._take(record)  # while the join is being saved
+                positions = await saving
+                if isinstance(record, Cut):
+                    await self._commit(record, positions[index], learned)
+            await saving
         await self._maybe_trim()
         return bool(entries)
 
     async def _save_join(self, records: list[OutcomeRecord]) -> list[str]:
         """Move the join, together with the outcomes that follow from what it read; return where those are."""
-        state = self._join.state.model_dump_json().encode()
+        state = self._join.state.packed()
         self._reached("join.before")
         step = Advance(join_consumer(self._model), self._join_at, self._read_at, state)
         out = [(self._outcomes, pack_outcomes(record)) for record in records]
@@ -126,7 +130,7 @@ class Trainer:
     async def _resume_join(self) -> None:
         position, state = await self._store.consumer(join_consumer(self._model))
         await self._refuse_if_ahead(self._log, position, "join")
-        self._join = LabelJoin(self._spec.record, JoinState.model_validate_json(state) if state else None)
+        self._join = LabelJoin(self._spec.record, JoinState.unpacked(state) if state else None)
         self._join_at = self._read_at = position
         low = self._low_water = self._join.state.low_water
         entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
@@ -150,7 +154,7 @@ class Trainer:
         else:
             self._graph = self.learner.export()
             await self._store.put_graph(self._model, self._graph)
-            await self._commit(Cut("start", time(), START), START, Learned(0, 0.0, 0.0))
+            await self._commit(Cut("start", time(), START), START, NOTHING)
 
     async def _refuse_if_ahead(self, stream: str, position: str, who: str) -> None:
         last = await self._store.last(stream)
@@ -166,30 +170,29 @@ class Trainer:
         while entries := await self._store.read(self._outcomes, after, READ_ENTRIES):
             after = entries[-1].position
             for entry in entries:
-                await self._take(unpack_outcomes(entry.payload), entry.position)
+                record = unpack_outcomes(entry.payload)
+                learned = await self._take(record)
+                if isinstance(record, Cut):
+                    await self._commit(record, entry.position, learned)
 
-    async def _take(self, record: OutcomeRecord, position: str) -> None:
+    async def _take(self, record: OutcomeRecord) -> Learned:
+        """Gather outcomes, and learn what was gathered when a micro-batch ends; nothing durable happens here."""
         if isinstance(record, Outcomes):
             self._batch.extend(record.outcomes)
-        else:
-            await self._end_batch(record, position)
-
-    async def _end_batch(self, cut: Cut, position: str) -> None:
+            return NOTHING
         batch, self._batch = self._batch, []
-        self._cut_at = time()
-        if batch:
-            learned = self.learner.learn(batch, seed=cut.log_position)
-            self.busy_s["learn"] += time() - self._cut_at
-        else:
-            learned = Learned(0, 0.0, 0.0)
-        await self._commit(cut, position, learned, batch)
+        started = self._cut_at = time()
+        # In a thread: a batch may take long, and this trainer's lease must not run out over it.
+        learned = await asyncio.to_thread(self.learner.learn, batch, record.log_position) if batch else NOTHING
+        self.busy_s["learn"] += time() - started
+        return learned
 
-    async def _commit(self, cut: Cut, position: str, learned: Learned, batch: list[Outcome] | None = None) -> None:
+    async def _commit(self, cut: Cut, position: str, learned: Learned) -> None:
         """Move the learner past a cut; publish what it learned, or keep the refusal on record."""
         started = time()
         publishes = bool(learned.rows and not learned.rejected) or not self._version
         weights = self.learner.weights() if publishes else b""
-        version = self._describe(cut, position, learned, weights, batch or []) if publishes or learned.rejected else None
+        version = self._describe(cut, position, learned, weights) if publishes or learned.rejected else None
         verdict = _verdict(version, learned)
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
@@ -207,7 +210,7 @@ class Trainer:
                 await self._forget(published.number - KEPT_VERSIONS)
         self.busy_s["publish"] += time() - started
 
-    def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes, batch: list[Outcome]) -> Version:
+    def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes) -> Version:
         good = not learned.rejected
         return Version(
             model=self._model,
@@ -223,7 +226,7 @@ class Trainer:
             spec=self._spec.record.digest,
             outcomes=learned.rows,
             metrics={"loss": learned.loss, "recent_loss": learned.recent_loss} if good else {},
-            label_times=sample([outcome.received_at for outcome in batch]),
+            label_times=learned.label_times,
             golden=self.learner.golden(self._graph) if good else (),
             lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
         )

@@ -3,7 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from store.records import Feedback, Label, Served
 from store.schema import Row
@@ -11,7 +11,8 @@ from store.schema import Row
 HOLD_S = 60.0
 
 
-class JoinCounts(BaseModel):
+@dataclass(slots=True)
+class JoinCounts:
     """What became of everything in the log. `unreadable` entries are skipped."""
 
     predictions: int = 0
@@ -27,7 +28,8 @@ class JoinCounts(BaseModel):
     unreadable: int = 0
 
 
-class JoinState(BaseModel):
+@dataclass(slots=True)
+class JoinState:
     """What is stored with the join's position.
 
     `low_water` is the oldest entry that still matters (empty before the first); `low_clock` and `low_skewed` are what `clock`
@@ -40,8 +42,18 @@ class JoinState(BaseModel):
     clock: float = 0.0
     skewed_in_a_row: int = 0
     since_cut: int = 0
-    reused: dict[str, str] = {}
-    counts: JoinCounts = JoinCounts()
+    reused: dict[str, str] = field(default_factory=dict[str, str])
+    counts: JoinCounts = field(default_factory=JoinCounts)
+
+    def packed(self) -> bytes:
+        return _STATE.dump_json(self)
+
+    @staticmethod
+    def unpacked(text: bytes) -> "JoinState":
+        return _STATE.validate_json(text)
+
+
+_STATE = TypeAdapter(JoinState)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class Standardise(nn.Module):
         """Return float32 [n, 2k]: the numbers standardised and clipped, 0 where missing; then 1 where missing."""
         missing = torch.isnan(numbers)
         scaled = (numbers - self.mean) / torch.sqrt(self.variance + TINY_VARIANCE)
-        known = torch.where(missing, torch.zeros_like(scaled), scaled.clamp(-CLIP, CLIP))
+        known = torch.where(missing, 0.0, scaled.clamp(-CLIP, CLIP))
         return torch.cat([known, missing.to(numbers.dtype)], dim=1)
 
 
@@ -86,6 +86,8 @@ class TabularNetwork(nn.Module):
         if numbers == 0 and not buckets:
             raise ValueError("a network needs at least one number or category column; the schema gives none")
         self.dimension = dimension
+        self.outputs = outputs
+        self.columns = len(buckets)
         self.has_numbers = numbers > 0
         self.has_categories = len(buckets) > 0
         if self.has_numbers:
@@ -118,8 +120,9 @@ class TabularNetwork(nn.Module):
         wide: list[Tensor] = []
         if self.has_categories:
             rows = nn.functional.embedding(categories + self.offsets, self.table)
-            inputs.append(rows[:, :, : self.dimension].flatten(1))
-            wide.append(rows[:, :, self.dimension :].sum(dim=1))
+            embedded, weights = rows.split((self.dimension, self.outputs), dim=2)
+            inputs.append(embedded.reshape(-1, self.columns * self.dimension))
+            wide.append(weights.sum(dim=1))
         if self.has_numbers:
             scaled = self.standardise(numbers)
             inputs.append(scaled)

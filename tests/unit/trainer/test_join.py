@@ -1,6 +1,7 @@
 """The label join: each outcome once, everything else under its own counter, and a crash changes nothing."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def _outcomes(found: Sequence[Outcome | Cut]) -> list[Outcome]:
 
 def _counted(join: LabelJoin) -> dict[str, int]:
     """The counters that are not zero."""
-    return {name: count for name, count in join.state.counts.model_dump().items() if count}
+    return {name: count for name, count in asdict(join.state.counts).items() if count}
 
 
 def test_a_label_makes_an_outcome_when_it_comes() -> None:
@@ -213,7 +214,7 @@ def _crashed(model: ModelRecord, entries: list[Entry], at: int) -> tuple[list[An
     """Feed a prefix, lose the join's memory, rebuild it from what is stored with its position, and feed the rest."""
     first = LabelJoin(model)
     out = flat(first.feed(entries[:at]))
-    state = JoinState.model_validate_json(first.state.model_dump_json())
+    state = JoinState.unpacked(first.state.packed())
     second = LabelJoin(model, state)
     low = state.low_water
     second.rebuild([e for e in entries[:at] if low and position_key(e.position) >= position_key(low)])
