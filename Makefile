@@ -11,11 +11,11 @@ demo: $(DEMO_STAMP)  ## replay a year of flights and watch the platform learn: m
 	@$(BIN)/tidemill demo $(ARGS)
 
 test: $(DEV_STAMP)  ## all tests, the fast ones first
-	$(BIN)/pytest tests/unit tests/contracts $(ARGS)
+	$(BIN)/pytest -n 2 tests/unit tests/contracts $(ARGS)
 	$(BIN)/pytest tests/integration tests/chaos $(ARGS)
 
 test-unit: $(DEV_STAMP)  ## under a minute
-	$(BIN)/pytest tests/unit tests/contracts $(ARGS)
+	$(BIN)/pytest -n 2 tests/unit tests/contracts $(ARGS)
 
 check: $(DEV_STAMP)  ## style, types, directions of imports
 	$(BIN)/ruff check .

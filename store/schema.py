@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NotRequired, cast
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
 
@@ -64,6 +64,8 @@ class FeatureField(BaseModel):
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    default: bool | float | str | None = None
+    """What stands in for the field where a request leaves it out."""
 
     @property
     def numbers(self) -> int:
@@ -107,7 +109,10 @@ class Schema(BaseModel):
 
     def typed_dict(self) -> Any:
         """A strict TypedDict of the features, for pydantic to validate requests with."""
-        keys = {field.name: NotRequired[field.annotation()] if field.optional else field.annotation() for field in self.fields}
+        keys = {
+            field.name: NotRequired[field.annotation()] if field.optional or field.default is not None else field.annotation()
+            for field in self.fields
+        }
         features = TypedDict("features", keys)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues, reportUnknownVariableType]
         features.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
         return features
@@ -132,7 +137,7 @@ class Encoder:
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self._names = tuple(field.name for field in schema.fields)
+        self._names = tuple((field.name, field.default) for field in schema.fields)
         self._plain = all(field.kind not in ("timestamp", "vector") for field in schema.fields)
         self._kinds: tuple[Kind, ...] = tuple(field.kind for field in schema.fields)
         self._columns = [(field, dict[str | None, int]({None: 0})) for field in schema.fields]
@@ -140,8 +145,10 @@ class Encoder:
     def row(self, features: Mapping[str, Any]) -> Row:
         """Return the features as they are logged, in the schema's order."""
         if self._plain:
-            return [features.get(name) for name in self._names]
-        return [_logged(kind, features.get(name)) for name, kind in zip(self._names, self._kinds, strict=True)]
+            return [features.get(name, default) for name, default in self._names]
+        return [
+            _logged(kind, features.get(name, default)) for (name, default), kind in zip(self._names, self._kinds, strict=True)
+        ]
 
     def features(self, row: Row) -> dict[str, Any]:
         """Return a logged row as a request would carry it."""
@@ -250,7 +257,10 @@ def schema_of(features: type[BaseModel]) -> Schema:
             f"{features.__name__} has validators: replicas check requests by the schema alone. "
             "Use types and the bounds of pydantic.Field (ge, gt, le, lt) instead."
         )
-    fields = tuple(_field(features.__name__, name, info) for name, info in features.model_fields.items())
+    fields = tuple(
+        _with_default(features.__name__, _field(features.__name__, name, info), info)
+        for name, info in features.model_fields.items()
+    )
     if not fields:
         raise SchemaError(f"{features.__name__} has no fields: a model needs at least one feature")
     return Schema(fields=fields)
@@ -280,6 +290,21 @@ def _field(owner: str, name: str, info: FieldInfo) -> FeatureField:
         f"{owner}.{name}: no feature kind for {info.annotation!r}. Use float, int, bool, str, Literal, Enum of strings, "
         "datetime, or list[float] with Field(min_length=n, max_length=n); add '| None' where it may be missing."
     )
+
+
+def _with_default(owner: str, field: FeatureField, info: FieldInfo) -> FeatureField:
+    """Let a default of the class travel with the schema: replicas know nothing else of the class."""
+    given = None if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
+    if given is None:
+        return field
+    default = given.value if isinstance(given, enum.Enum) else given
+    try:
+        TypeAdapter(field.annotation()).validate_python(default, strict=True)
+    except ValidationError as error:
+        raise SchemaError(f"{owner}.{field.name}: the default {default!r} is not valid: {error.errors()[0]['msg']}") from None
+    if field.kind in ("timestamp", "vector"):
+        raise SchemaError(f"{owner}.{field.name}: a {field.kind} has no default but None; write '| None = None'")
+    return field.model_copy(update={"default": float(default) if field.kind == "number" else default})
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool, Sequence[Any]]:

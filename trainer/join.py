@@ -11,6 +11,7 @@ beginning back until nobody could take its last feedback for feedback that waits
 in the state, with where their last use ended.
 """
 
+import math
 import re
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -60,6 +61,13 @@ class LabelJoin:
         self._ended: dict[str, tuple[int, int]] = {}
         self._out: list[OutcomeRecord] = []
         self._silent = False
+
+    @property
+    def closes_at(self) -> float:
+        """When the next label window ends whose end makes an outcome, by this join's clock; infinity if there is none."""
+        if self._policy.kind != "at_window" or not self._open:
+            return math.inf
+        return _first(self._open).opened_at + self._policy.window_s
 
     def rebuild(self, entries: Sequence[Entry]) -> None:
         """Read the log from `low_water` to the position again: the same knowledge, nothing emitted or counted."""

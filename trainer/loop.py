@@ -18,7 +18,7 @@ from store.artefact import digest_of
 from store.names import join_consumer, learner_consumer, log_stream, outcome_stream
 from store.policy import MAIN
 from store.protocols import START, Advance, Commit, Store, Version, position_key
-from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, pack_outcomes, unpack_outcomes
+from store.records import Cut, Outcome, OutcomeRecord, Outcomes, Tick, pack_log, pack_outcomes, unpack_outcomes
 from store.spec import ModelSpec, Schedule
 from trainer.errors import CheckpointError
 from trainer.join import JoinState, LabelJoin
@@ -27,6 +27,7 @@ from trainer.learner import NOTHING, Learned, Learner
 READ_ENTRIES = 500
 KEPT_VERSIONS, FORGET_EVERY = 50, 10
 TRIM_EVERY_S = 60.0
+TICK_S = 0.5
 LOOK_S = 0.05
 """How often the log is looked at while nothing asks for it."""
 
@@ -59,6 +60,7 @@ class Trainer:
         self._schedule: Schedule = spec.schedule
         self._cut_at = time()
         self._trimmed_at = time()
+        self._ticked_at = 0.0
         self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
 
     async def start(self) -> None:
@@ -78,6 +80,7 @@ class Trainer:
     async def step(self, block_s: float = 0.5) -> bool:
         """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
         await self._maybe_cut()
+        await self._maybe_tick()
         if not self._more:
             # Not woken by every prediction, which would cost serving more than it gains learning: by cuts, else by the clock.
             self._control_at = await self._store.changes(self._control_at, min(block_s, LOOK_S, self._until_cut()))
@@ -249,6 +252,15 @@ class Trainer:
             self._cut_at = time()
             self._more = True
             await self._store.append([(self._log, pack_log(Cut(f"every {seconds:g} s", time())))])
+
+    async def _maybe_tick(self) -> None:
+        """Time passes where nobody writes, too: a label window that ends on a quiet log is ended by an entry of our own."""
+        now = time()
+        if self._more or self._spec.clock != "log" or now <= self._join.closes_at or now - self._ticked_at < TICK_S:
+            return
+        self._ticked_at = now
+        self._more = True
+        await self._store.append([(self._log, pack_log(Tick(now)))])
 
     async def _maybe_trim(self) -> None:
         if time() - self._trimmed_at < TRIM_EVERY_S:

@@ -23,7 +23,7 @@ class Features(BaseModel):
     x: float
     name: Annotated[str, Buckets(8)]
     colour: Literal["red", "blue"]
-    limited: Annotated[float, Field(ge=0, le=1)] = 0.0
+    limited: Annotated[float, Field(ge=0, le=1)]
 
 
 SPEC = ModelSpec(name="m", features=Features, schedule=Schedule(seconds=None))

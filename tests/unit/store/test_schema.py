@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator
 
 from store import schema as schema_module
 from store.errors import SchemaError
@@ -235,3 +235,34 @@ def test_validators_are_refused_as_they_cannot_travel() -> None:
 
 def _json(asked: dict[str, Any]) -> bytes:
     return TypeAdapter(dict[str, Any]).dump_json(asked)
+
+
+class Defaults(BaseModel):
+    price: float = 3
+    flag: bool = True
+    size: Literal["s", "m"] = "m"
+    maybe: float | None = 2.5
+    tags: str = Field(default_factory=lambda: "none")
+
+
+def test_a_default_stands_in_for_what_is_left_out() -> None:
+    schema = Schema.model_validate_json(schema_of(Defaults).model_dump_json())
+    encoder, adapter = Encoder(schema), TypeAdapter(schema.typed_dict())
+    assert encoder.row(adapter.validate_python({})) == [3, True, "m", 2.5, "none"]
+    given = {"price": 1.0, "flag": False, "size": "s", "maybe": None, "tags": "a"}
+    assert encoder.row(adapter.validate_python(given)) == [1.0, False, "s", None, "a"]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default"),
+    [
+        (float, "3"),
+        (float, math.inf),
+        (Literal["a"], "b"),
+        (Annotated[float, Field(le=1)], 2.0),
+        (datetime, datetime(2026, 1, 1)),
+    ],
+)
+def test_a_default_that_no_request_could_send_is_refused_by_name(annotation: Any, default: Any) -> None:
+    with pytest.raises(SchemaError, match=r"Bad\.field: "):
+        schema_of(create_model("Bad", field=(annotation, default)))
