@@ -22,7 +22,7 @@ LOCAL_ENVIRONMENT = {
     # Ray's name for "this is no cluster": every port of Ray's own is then opened on loopback only.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # At rest Ray and Serve keep a sixth of a core busy with themselves; this halves it.
+    # At rest Ray and Serve keep a sixth of a core busy with themselves; this was measured to take a quarter off.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
     "RAY_enable_metrics_collection": "0",
     # A port that somebody else listens on is an error, not a port to share.

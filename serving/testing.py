@@ -1,11 +1,14 @@
 """Doubles for serving's tests: a log that can be held up, taken away and given back."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
+from serving.app import build
+from serving.settings import ServingSettings
 from store.errors import Unavailable
 from store.memory import MemoryStore
 
@@ -42,6 +45,20 @@ async def until(condition: Any, patience_s: float = 30.0) -> None:
     async with asyncio.timeout(patience_s):
         while not condition():  # noqa: ASYNC110 - conditions of many kinds
             await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def serving(settings: ServingSettings) -> AsyncGenerator[httpx.AsyncClient]:
+    """One replica's application, ready, and a client of it; the store and a trainer's first version are there already."""
+    app = build(settings)
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as client,
+    ):
+        async with asyncio.timeout(60):
+            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - asked as any client asks
+                await asyncio.sleep(0.01)
+        yield client
 
 
 async def predict(client: httpx.AsyncClient, **instance: Any) -> dict[str, Any]:

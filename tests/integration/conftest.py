@@ -1,6 +1,5 @@
 """One model behind the ASGI application, its trainer in the same process."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
@@ -8,9 +7,8 @@ import httpx
 import pytest
 from pydantic import BaseModel, Field
 
-from serving.app import build
 from serving.settings import ServingSettings
-from serving.testing import predict
+from serving.testing import predict, serving
 from store.redis_store import RedisStore
 from store.schema import Buckets
 from store.spec import ModelSpec, Schedule
@@ -38,15 +36,7 @@ async def platform(
     trainer = Trainer(SPEC, store)
     await trainer.start()
     settings = ServingSettings(redis_url=redis_url, prefix=prefix, token="secret", max_body_bytes=MAX_BODY)
-    app = build(settings)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=True)
-    async with (
-        app.app.router.lifespan_context(app.app),
-        httpx.AsyncClient(transport=transport, base_url="http://platform") as client,
-    ):
-        async with asyncio.timeout(60):
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - asked as any client asks
-                await asyncio.sleep(0.01)
+    async with serving(settings) as client:
         yield trainer, store, client
     await store.close()
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.app import build
 from serving.settings import ServingSettings
-from serving.testing import GOOD
+from serving.testing import GOOD, serving
 from store.embedded import EmbeddedRedis
 from store.names import log_stream
 from store.records import Predictions, unpack_log
@@ -31,14 +30,8 @@ async def test_predictions_made_without_redis_are_logged_when_it_is_back(tmp_pat
     server.start()
     store = RedisStore(server.url)
     await Trainer(SPEC, store).start()
-    app = build(ServingSettings(redis_url=server.url, when_redis_is_away="available", buffer_entries=5))
-    async with (
-        app.app.router.lifespan_context(app.app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as client,
-        asyncio.timeout(60),
-    ):
-        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - asked as any client asks
-            await asyncio.sleep(0.01)
+    settings = ServingSettings(redis_url=server.url, when_redis_is_away="available", buffer_entries=5)
+    async with serving(settings) as client, asyncio.timeout(60):
         ids = [await _answered(client, "with Redis")]
         await asyncio.to_thread(server.stop)
         ids += [await _answered(client, f"without Redis {number}") for number in range(8)]

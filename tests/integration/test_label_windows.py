@@ -2,12 +2,11 @@
 
 import asyncio
 
-import httpx
 import pytest
 from pydantic import BaseModel
 
-from serving.app import build
 from serving.settings import ServingSettings
+from serving.testing import TOKEN, serving
 from store.names import outcome_stream
 from store.records import Outcome, Outcomes, unpack_outcomes
 from store.redis_store import RedisStore
@@ -40,14 +39,8 @@ async def test_what_nobody_clicked_is_learned_as_no_click(redis_url: str, prefix
     store = RedisStore(redis_url, prefix)
     trainer = Trainer(SPEC, store)
     await trainer.start()
-    app = build(ServingSettings(redis_url=redis_url, prefix=prefix, token="secret"))
-    async with (
-        app.app.router.lifespan_context(app.app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as client,
-        asyncio.timeout(60),
-    ):
-        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - asked as any client asks
-            await asyncio.sleep(0.01)
+    settings = ServingSettings(redis_url=redis_url, prefix=prefix, token="secret")
+    async with serving(settings) as client, asyncio.timeout(60):
         offers = [{"features": {"price": 1.0}, "id": id_} for id_ in IDS]
         assert (await client.post("/models/click/predict", json={"instances": offers})).status_code == 200
         clicks = [{"model": "click", "id": id_, "label": 1} for id_ in CLICKED]
@@ -62,7 +55,7 @@ async def test_what_nobody_clicked_is_learned_as_no_click(redis_url: str, prefix
         assert (await client.post("/feedback", json={"events": late})).status_code == 202
         while await trainer.step(0.01):
             pass
-        status = await client.get("/admin/status", headers={"authorization": "Bearer secret"})
+        status = await client.get("/admin/status", headers=TOKEN)
         counts = status.json()["models"]["click"]["join"]["counts"]
         assert (counts["labelled"], counts["defaulted"], counts["late"]) == (3, 7, 1)
     await store.close()
