@@ -17,10 +17,10 @@ from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFaile
 from serving.http import place
 from serving.metrics import ReplicaMetrics
 from store.artefact import Session
+from store.encoding import Encoder
 from store.names import log_stream
 from store.policy import Snapshot
 from store.records import Predictions, Row, Served
-from store.schema import Encoder
 from store.spec import ModelRecord
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]

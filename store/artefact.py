@@ -14,9 +14,9 @@ import onnxruntime
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from store.encoding import Encoded
 from store.errors import StoreError
 from store.protocols import Graph
-from store.schema import Encoded
 
 NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"
 

@@ -18,8 +18,9 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
 from store.artefact import CATEGORIES, NUMBERS, SCORES, graph_of, unpack_golden
+from store.encoding import Encoded
 from store.protocols import Graph
-from store.schema import Encoded, Schema
+from store.schema import Schema
 from trainer.errors import ExportError
 
 GOLDEN_ROWS = 8

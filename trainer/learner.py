@@ -10,9 +10,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from store.artefact import pack_weights
+from store.encoding import Encoded, Encoder
 from store.protocols import Graph
 from store.records import Outcome
-from store.schema import Encoded, Encoder
 from store.spec import ModelRecord, ModelSpec
 from trainer.errors import CheckpointError
 from trainer.export import Rehearsal, Scorer, export

@@ -22,8 +22,8 @@ from deploy.platform import Platform
 from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from store.artefact import open_session
+from store.encoding import Encoded
 from store.redis_store import RedisStore
-from store.schema import Encoded
 from tests.bench.load import Load, run
 
 MODEL = "vector"

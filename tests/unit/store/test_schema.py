@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model, field_validator
 
-from store import schema as schema_module
+from store import encoding as encoding_module
+from store.encoding import Encoder, bucket_of
 from store.errors import SchemaError
-from store.schema import FLOAT32_MAX, Buckets, Encoder, Schema, bucket_of, schema_of
+from store.schema import FLOAT32_MAX, Buckets, Schema, schema_of
 
 
 class Colour(enum.Enum):
@@ -146,7 +147,7 @@ def test_buckets_are_the_same_in_every_process() -> None:
 
 
 def test_the_cache_of_categories_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema_module, "_CACHE_LIMIT", 100)
+    monkeypatch.setattr(encoding_module, "_CACHE_LIMIT", 100)
     encoder = _encoder()
     names = [f"name {number}" for number in range(1000)]
     for start in range(0, len(names), 30):

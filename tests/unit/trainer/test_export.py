@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from store.artefact import ArtefactError, check_golden, open_session, pack_weights, unpack_golden
+from store.encoding import Encoded
 from store.protocols import Graph
-from store.schema import Encoded, FeatureField, Schema
+from store.schema import FeatureField, Schema
 from trainer.export import Rehearsal, Scorer, export
 from trainer.network import TabularNetwork
 
