@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from deploy import haproxy
+from serving import express
 from store import tether
 
 _LONGEST_RUN_DIRECTORY = 36
@@ -37,6 +38,7 @@ LOCAL_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     # Serve's own request metrics cost a log line per request; the application has better ones.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": express.IMPORT_PATH,
 }
 
 

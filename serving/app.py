@@ -10,9 +10,11 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving import express
 from serving.data_plane import DataPlane
+from serving.errors import Overloaded
 from serving.http import answer, refusal
 from serving.metrics import merge
 from serving.operators import Handler, Operators, guarded
@@ -24,22 +26,37 @@ from store.errors import Unavailable
 class Edge:
     """One replica's ASGI application: predictions go straight to their handler, everything else through Starlette.
 
-    Starlette's middleware and routing were measured at a third of the time of a small prediction.
+    Starlette's middleware and routing were measured at a third of the time of a small prediction. At most
+    `max_ongoing` predictions are at work at a time; more are refused at once, so that those at work are answered.
     """
 
-    def __init__(self, app: Starlette, predict: Handler) -> None:
+    def __init__(self, app: Starlette, predict: Handler, max_ongoing: int) -> None:
         self.app = app
         self._predict = predict
+        self._max_ongoing = max_ongoing
+        self._ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            if path.startswith("/models/") and path.endswith("/predict"):
-                scope["path_params"] = {"model": path[8:-8]}
-                response = await self._predict(Request(scope, receive, send))
-                await response(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        if express.is_prediction(scope):
+            scope["path_params"] = {"model": scope["path"][8:-8]}
+            await (await self._answered(Request(scope, receive)))(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _answered(self, request: Request) -> ASGIApp:
+        if self._ongoing >= self._max_ongoing:
+            return refusal(Overloaded(f"{self._ongoing} predictions are at work already; send fewer at a time"))
+        self._ongoing += 1
+        try:
+            return await self._predict(request)
+        except ClientDisconnect:
+            return _nobody
+        finally:
+            self._ongoing -= 1
+
+
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to a client that went away."""
 
 
 def build(settings: ServingSettings) -> Edge:
@@ -50,7 +67,9 @@ def build(settings: ServingSettings) -> Edge:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await replica.start()
+        express.enter(edge)
         yield
+        express.leave()
         await replica.close()
 
     async def healthz(_: Request) -> Response:
@@ -89,7 +108,9 @@ def build(settings: ServingSettings) -> Edge:
         _route("/admin/status", "GET", replica, guard(operators.status)),
     ]
     handlers = {404: _not_found, 405: _wrong_method}
-    return Edge(Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers), _answered(replica, data.predict))
+    starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    edge = Edge(starlette, _answered(replica, data.predict), settings.max_ongoing)
+    return edge
 
 
 def _route(path: str, method: str, replica: Replica, handler: Handler) -> Route:
@@ -136,7 +157,7 @@ def application(settings: ServingSettings, replicas: int = 1) -> serve.Applicati
     ingress = serve.deployment(
         name="ingress",
         num_replicas=replicas,
-        max_ongoing_requests=1000,
+        max_ongoing_requests=settings.max_ongoing,
         ray_actor_options={"num_cpus": 0.1},
         health_check_period_s=2,
         health_check_timeout_s=30,

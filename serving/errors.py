@@ -8,6 +8,7 @@ ServingError
 ├── Invalid              422  features, labels or settings that fail their schema
 ├── PreconditionRequired 428  a PUT that needs If-Match
 ├── VersionFailed        500  a version raised, or gave a score that is no number
+├── Overloaded           503  more requests at a time than a replica takes
 ├── NotReady             503  no version yet
 ├── LogUnavailable       503  the prediction cannot be logged
 └── TimedOut             504  replicas have not applied a change in time
@@ -64,6 +65,10 @@ class VersionFailed(ServingError):
         super().__init__(f"version {version} of model '{model}' could not answer: {why}")
 
 
+class Overloaded(ServingError):
+    """More requests are at work than this replica takes."""
+
+
 class NotReady(ServingError):
     """There is no version to answer with yet."""
 
@@ -84,6 +89,7 @@ STATUS: dict[type[Exception], int] = {
     Invalid: 422,
     PreconditionRequired: 428,
     VersionFailed: 500,
+    Overloaded: 503,
     NotReady: 503,
     LogUnavailable: 503,
     TimedOut: 504,

@@ -18,6 +18,8 @@ class ServingSettings(BaseModel):
     buffer_entries: int = 10_000
     max_body_bytes: int = 32 * 1024 * 1024
     max_instances: int = 10_000
+    max_ongoing: int = 1000
+    """Predictions at work at a time."""
     shadow_queue: int = 1000
     lease_s: float = 5.0
     redis_timeout_s: float = 5.0

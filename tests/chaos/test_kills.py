@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -132,6 +133,14 @@ def test_while_redis_hangs_the_platform_says_so_and_answers_503(platform: TestPl
         users.more()
     assert users.refusals <= {0, 500, 503}
     _nothing_lost(platform, users)
+
+
+def test_predictions_take_the_short_way_in(platform: TestPlatform) -> None:
+    """Serve marks every request that it handles itself with an id."""
+    url = platform.running.url
+    answered = httpx.post(f"{url}/models/{MODEL}/predict", json={"instances": [INSTANCE]})
+    assert (answered.status_code, answered.headers.get("x-request-id")) == (200, None)
+    assert "x-request-id" in httpx.get(f"{url}/readyz").headers
 
 
 def test_a_killed_trainer_goes_on_learning(platform: TestPlatform) -> None:

@@ -1,0 +1,84 @@
+"""The short way in: what is a prediction, who takes it, and how many at a time."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from serving import express
+from serving.app import Edge
+from serving.testing import refused
+
+pytestmark = pytest.mark.anyio
+
+
+async def _serve(request: Request) -> Response:
+    return PlainTextResponse(f"by Serve: {request.url.path}")
+
+
+def _client(predict: Any, max_ongoing: int = 10) -> tuple[httpx.AsyncClient, Edge]:
+    edge = Edge(Starlette(), predict, max_ongoing)
+    rest = Starlette(routes=[Route("/{path:path}", _serve, methods=["GET", "POST"])])
+    transport = httpx.ASGITransport(express.Express(rest))
+    return httpx.AsyncClient(transport=transport, base_url="http://platform"), edge
+
+
+async def test_predictions_go_to_the_application_of_this_loop_and_all_else_to_serve() -> None:
+    async def predict(request: Request) -> Response:
+        return PlainTextResponse(f"by us: {request.path_params['model']}")
+
+    client, edge = _client(predict)
+    async with client:
+        assert (await client.post("/models/m/predict")).text == "by Serve: /models/m/predict"
+        express.enter(edge)
+        try:
+            assert (await client.post("/models/m/predict")).text == "by us: m"
+            assert (await client.get("/models/m/predict")).text.startswith("by Serve")
+            assert (await client.post("/feedback")).text.startswith("by Serve")
+        finally:
+            express.leave()
+        assert (await client.post("/models/m/predict")).text.startswith("by Serve")
+
+
+async def test_more_predictions_than_a_replica_takes_are_refused_and_the_others_answered() -> None:
+    go, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def predict(_: Request) -> Response:
+        begun.release()
+        await go.wait()
+        return PlainTextResponse("answered")
+
+    client, edge = _client(predict, max_ongoing=2)
+    express.enter(edge)
+    try:
+        async with client:
+            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2)]
+            for _ in working:
+                await begun.acquire()
+            third = await client.post("/models/m/predict")
+            refused(third, 503, "2 predictions are at work already")
+            assert third.headers["retry-after"] == "1"
+            go.set()
+            assert [(await one).text for one in working] == ["answered", "answered"]
+            assert (await client.post("/models/m/predict")).text == "answered"
+    finally:
+        express.leave()
+
+
+async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
+    async def predict(_: Request) -> Response:
+        raise ClientDisconnect
+
+    edge = Edge(Starlette(), predict, max_ongoing=1)
+    scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
+    for _ in range(3):
+        await edge(scope, _never, _never)
+
+
+async def _never(*_: Any) -> Any:
+    raise AssertionError("nobody is there")
