@@ -37,27 +37,27 @@ def allocate(previous: Iterable[Slice], shares: Mapping[str, float]) -> tuple[Sl
     moves only out of an arm that shrinks or into one that grows.
 
     >>> before = allocate([], {"a": 0.5, "b": 0.5})
-    >>> [(s.start, s.end, s.variant) for s in allocate(before, {"a": 0.5, "b": 0.25, "c": 0.25})]
+    >>> [(s.start, s.end, s.owner) for s in allocate(before, {"a": 0.5, "b": 0.25, "c": 0.25})]
     [(0, 500000, 'a'), (500000, 750000, 'b'), (750000, 1000000, 'c')]
     """
-    wanted = {variant: round(share * SLOTS) for variant, share in shares.items()}
+    wanted = {owner: round(share * SLOTS) for owner, share in shares.items()}
     excess = sum(wanted.values()) - SLOTS
     if 0 < excess <= len(wanted):  # thirds round up together
         wanted[max(wanted, key=wanted.__getitem__)] -= excess
     kept: list[Slice] = []
     left = dict(wanted)
     for piece in sorted(previous, key=lambda piece: piece.start):
-        size = min(piece.end - piece.start, left.get(piece.variant, 0))
+        size = min(piece.end - piece.start, left.get(piece.owner, 0))
         if size:
-            kept.append(Slice(start=piece.start, end=piece.start + size, variant=piece.variant))
-            left[piece.variant] -= size
+            kept.append(Slice(start=piece.start, end=piece.start + size, owner=piece.owner))
+            left[piece.owner] -= size
     free = _gaps(kept)
-    for variant, need in left.items():
+    for owner, need in left.items():
         missing = need
         while missing:
             start, end = free.pop(0)
             size = min(missing, end - start)
-            kept.append(Slice(start=start, end=start + size, variant=variant))
+            kept.append(Slice(start=start, end=start + size, owner=owner))
             missing -= size
             if start + size < end:
                 free.insert(0, (start + size, end))
@@ -79,7 +79,7 @@ def _gaps(slices: list[Slice]) -> list[tuple[int, int]]:
 def _joined(slices: list[Slice]) -> tuple[Slice, ...]:
     joined: list[Slice] = []
     for piece in sorted(slices, key=lambda piece: piece.start):
-        if joined and joined[-1].variant == piece.variant and joined[-1].end == piece.start:
+        if joined and joined[-1].owner == piece.owner and joined[-1].end == piece.start:
             joined[-1] = joined[-1].model_copy(update={"end": piece.end})
         else:
             joined.append(piece)

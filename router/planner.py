@@ -1,36 +1,163 @@
-"""One request's plan: which arm answers a unit, how likely that was, and who shadows it."""
+"""One request's plan: which arm answers a unit, how likely that was, where it counts, and who shadows it."""
 
-from typing import NamedTuple
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from router.assignment import SLOTS, slot
 from router.experiments import KINDS
-from store.policy import Policy
+from router.targeting import Request, compiled
+from store.policy import Experiment, Policy, Slice
+
+HOLDOUT = "holdout"
+"""What units that are kept out of all experiments are logged with."""
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Plan(NamedTuple):
-    """`shadows` pairs each shadowing variant with its experiment."""
+    """Which variant answers.
+
+    Attributes:
+        propensity: the probability of this choice over the randomisation, 0 where nothing was random (a forced arm): such
+            predictions are in no statistics.
+        experiments: those in which the prediction counts, each with the answering variant as its arm.
+        shadows: each shadowing variant with its experiment.
+    """
 
     variant: str
     propensity: float
-    experiment: str
-    shadows: tuple[tuple[str, str], ...]
+    experiments: tuple[str, ...] = ()
+    shadows: tuple[tuple[str, str], ...] = ()
+
+
+class _Member:
+    """An experiment of a layer, ready to assign."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.name = experiment.name
+        self.assign = KINDS[experiment.kind](experiment).assign
+        self.takes: Request | None = compiled(experiment.target) if experiment.target else None
+        self.traffic = experiment.traffic
+        total = sum(piece.end - piece.start for piece in experiment.slices)
+        self.shares: dict[str, float] = {}
+        for piece in experiment.slices:
+            self.shares[piece.owner] = self.shares.get(piece.owner, 0.0) + (piece.end - piece.start) / total
+
+
+class _Layer:
+    """Experiments that exclude each other; one that is alone and takes all needs no slot of its layer."""
+
+    def __init__(self, name: str, slices: tuple[Slice, ...], members: Mapping[str, _Member]) -> None:
+        self.members = list(members.values())
+        self._salt = f"layer:{name}"
+        self._starts = [piece.start for piece in slices]
+        self._ends = [piece.end for piece in slices]
+        self._owners = [members[piece.owner] for piece in slices]
+        whole = len(slices) == 1 and slices[0].end - slices[0].start == SLOTS
+        self._alone = self._owners[0] if whole else None
+
+    def owner(self, unit: str) -> _Member | None:
+        if self._alone is not None:
+            return self._alone
+        place = slot(self._salt, unit)
+        index = bisect_right(self._starts, place) - 1
+        return self._owners[index] if index >= 0 and place < self._ends[index] else None
 
 
 class Planner:
-    """A policy made ready to plan with. Immutable: a changed policy is a new planner."""
+    """A policy made ready to plan with. Immutable: a changed policy is a new planner.
+
+    Layers are assigned independently, and one of them must answer: the first whose arm is not the default one. A prediction
+    counts in an experiment only if all other layers gave it the default arm. So both arms of every experiment are compared
+    on the same kind of units, and nobody's effect is mixed with another's.
+    """
 
     def __init__(self, policy: Policy) -> None:
-        self._experiments = [(experiment.name, KINDS[experiment.kind](experiment)) for experiment in policy.experiments]
-        self._default = Plan(policy.default, 1.0, "", ())
+        self._default = policy.default
+        self._plain = Plan(policy.default, 1.0)
+        self._forced = {unit: Plan(variant, 0.0) for unit, variant in policy.forced.items()}
+        self._holdout = policy.holdout
+        self._held_slots = policy.holdout * SLOTS
+        members: dict[str, dict[str, _Member]] = {}
+        self._shadowing: list[tuple[str, Any, Request | None]] = []
+        for experiment in policy.experiments:
+            kind = KINDS[experiment.kind]
+            if kind.answers:
+                members.setdefault(experiment.layer, {})[experiment.name] = _Member(experiment)
+            else:
+                takes = compiled(experiment.target) if experiment.target else None
+                self._shadowing.append((experiment.name, kind(experiment).shadows, takes))
+        self._layers = [_Layer(name, policy.layers[name], inside) for name, inside in members.items()]
+        self._targeted = [member for layer in self._layers for member in layer.members if member.takes is not None]
+        self._idle = not (self._layers or self._shadowing or self._forced or self._holdout)
+        self.asks_headers = any(rule.by == "header" for e in policy.experiments for rule in e.target)
+        self._made: dict[Any, Plan] = {}
 
-    def plan(self, unit: str) -> Plan:
-        if not self._experiments:
-            return self._default
-        plan = self._default
-        shadows: tuple[tuple[str, str], ...] = ()
-        for name, experiment in self._experiments:
-            arm = experiment.assign(unit) if not plan.experiment else None
-            if arm is not None:
-                plan = Plan(arm.variant, arm.propensity, name, ())
-            shadows += tuple((variant, name) for variant in experiment.shadows(unit))
-        shadows = tuple(shadow for shadow in shadows if shadow[0] != plan.variant)
-        return plan._replace(shadows=shadows) if shadows else plan
+    def plan(self, unit: str, features: Mapping[str, Any] = _NOTHING, headers: Mapping[str, str] = _NOTHING) -> Plan:
+        """Plan one prediction. `headers` are those of its request, by lower-case name."""
+        if self._idle:
+            return self._plain
+        if self._forced and unit in self._forced:
+            return self._forced[unit]
+        if self._holdout and slot(HOLDOUT, unit) < self._held_slots:
+            return self._planned((), True, ())
+        out = frozenset(
+            member.name for member in self._targeted if member.takes is not None and not member.takes(unit, features, headers)
+        )
+        plan = self._planned(tuple([_choice(layer, unit, out) for layer in self._layers]), False, out)
+        if self._shadowing:
+            shadows = tuple(
+                (variant, name)
+                for name, of, takes in self._shadowing
+                if takes is None or takes(unit, features, headers)
+                for variant in of(unit)
+                if variant != plan.variant
+            )
+            if shadows:
+                return plan._replace(shadows=shadows)
+        return plan
+
+    def forced(self, variant: str) -> Plan:
+        """Plan a request that asks for a variant itself."""
+        return Plan(variant, 0.0)
+
+    def _planned(self, choices: tuple[tuple[str, str] | None, ...], held: bool, out: "frozenset[str] | tuple[()]") -> Plan:
+        key = (choices, held, out)
+        plan = self._made.get(key)
+        if plan is None:
+            plan = self._made[key] = self._make(choices, held, out)
+        return plan
+
+    def _make(self, choices: tuple[tuple[str, str] | None, ...], held: bool, out: "frozenset[str] | tuple[()]") -> Plan:
+        if held:
+            return Plan(self._default, self._propensity(self._default, frozenset()), (HOLDOUT,))
+        taken = [choice for choice in choices if choice is not None]
+        moved = [choice for choice in taken if choice[1] != self._default]
+        variant = moved[0][1] if moved else self._default
+        counted = taken if not moved else moved if len(moved) == 1 else []
+        return Plan(variant, self._propensity(variant, out), tuple(name for name, _ in counted))
+
+    def _propensity(self, variant: str, out: "frozenset[str] | tuple[()]") -> float:
+        """The probability that a unit which the experiments `out` do not take is answered by `variant`."""
+        chosen, default = 0.0, 1.0
+        for layer in self._layers:
+            shares: dict[str, float] = {}
+            for member in layer.members:
+                if member.name not in out:
+                    for arm, share in member.shares.items():
+                        shares[arm] = shares.get(arm, 0.0) + member.traffic * share
+            moved = sum(share for arm, share in shares.items() if arm != self._default)
+            chosen += default * shares.get(variant, 0.0) if variant != self._default else 0.0
+            default *= 1.0 - moved
+        in_play = default if variant == self._default else chosen
+        held = 1.0 if variant == self._default else 0.0
+        return self._holdout * held + (1.0 - self._holdout) * in_play
+
+
+def _choice(layer: _Layer, unit: str, out: "frozenset[str]") -> tuple[str, str] | None:
+    member = layer.owner(unit)
+    if member is None or (out and member.name in out):
+        return None
+    arm = member.assign(unit)
+    return (member.name, arm.variant) if arm is not None else None

@@ -3,44 +3,82 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from router.assignment import allocate
+from router.assignment import SLOTS, allocate
 from router.experiments import KINDS
+from router.planner import HOLDOUT
+from router.targeting import problem
 from store.errors import PolicyError
-from store.policy import Experiment, Policy
+from store.policy import Experiment, Policy, Slice
 
 
 def revise(current: Policy, wanted: Policy) -> Policy:
-    """Return the policy to install: `wanted` with salts filled in, and slots kept where shares allow.
+    """Return the policy to install: `wanted` with salts and baselines filled in, and slots kept where shares allow.
 
     Raises:
-        PolicyError: it names unknown variants or kinds, repeats names, or has impossible shares.
+        PolicyError: it names unknown variants or kinds, repeats names, has impossible shares or rules, or experiments that get
+            into each other's way.
     """
     variants = [variant.name for variant in wanted.variants]
     _unique("variant", variants)
     _unique("experiment", (experiment.name for experiment in wanted.experiments))
     _known(wanted.default, variants, "the default arm")
-    assigning = [e.name for e in wanted.experiments if e.kind == "ab"]
-    if len(assigning) > 1:
-        raise PolicyError(f"experiments {', '.join(assigning)} all split the same traffic: run one of them at a time")
+    for unit, variant in wanted.forced.items():
+        _known(variant, variants, f"the forced unit '{unit[:80]}'")
     before = {experiment.name: experiment for experiment in current.experiments}
-    experiments = tuple(_revised(before.get(e.name), e, variants) for e in wanted.experiments)
-    return wanted.model_copy(update={"experiments": experiments})
+    experiments = tuple(_revised(before.get(e.name), e, wanted.default, variants) for e in wanted.experiments)
+    layers = _layers(current, wanted.default, experiments)
+    return wanted.model_copy(update={"experiments": experiments, "layers": layers})
 
 
-def _revised(before: Experiment | None, wanted: Experiment, variants: list[str]) -> Experiment:
+def _revised(before: Experiment | None, wanted: Experiment, default: str, variants: list[str]) -> Experiment:
     where = f"experiment '{wanted.name}'"
+    if wanted.name == HOLDOUT:
+        raise PolicyError(f"{where}: this name is taken by the units that are held out of all experiments")
     if wanted.kind not in KINDS:
         raise PolicyError(f"{where}: kind '{wanted.kind}' is not one of {', '.join(KINDS)}")
+    kind = KINDS[wanted.kind]
+    wanted = wanted.model_copy(update={"baseline": wanted.baseline or default})
+    _known(wanted.baseline, variants, f"{where}: the baseline")
     for variant, share in wanted.shares.items():
         _known(variant, variants, where)
         if not 0.0 <= share <= 1.0:
             raise PolicyError(f"{where}: the share of '{variant}' is {share:g}, it must be between 0 and 1")
-    if wrong := KINDS[wanted.kind].check(wanted):
+    if wrong := kind.check(wanted) or next(filter(None, map(problem, wanted.target)), None):
         raise PolicyError(f"{where}: {wrong}")
     salt = wanted.salt or (before.salt if before else wanted.name)
     kept = before.slices if before and before.salt == salt and before.kind == wanted.kind else ()
-    slices = allocate(kept, wanted.shares) if wanted.kind == "ab" else ()
-    return wanted.model_copy(update={"salt": salt, "slices": slices})
+    return wanted.model_copy(update={"salt": salt, "slices": allocate(kept, kind.split(wanted))})
+
+
+def _layers(current: Policy, default: str, experiments: Iterable[Experiment]) -> dict[str, tuple[Slice, ...]]:
+    """Return each layer's slots by experiment.
+
+    Raises:
+        PolicyError: experiments of one layer want more units than there are, or those of several layers, which meet in some
+            units, have a baseline that is not the default arm.
+    """
+    by_layer: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        if KINDS[experiment.kind].answers:
+            by_layer.setdefault(experiment.layer, []).append(experiment)
+    for layer, members in by_layer.items():
+        total = sum(member.traffic for member in members)
+        if round(total * SLOTS) > SLOTS:
+            claims = ", ".join(f"'{member.name}' {member.traffic:.0%}" for member in members)
+            raise PolicyError(
+                f"layer '{layer}': {claims} of the same units make {total:.0%}; lower their traffic, or give them layers of "
+                "their own, where they are assigned independently"
+            )
+        for member in members:
+            if len(by_layer) > 1 and member.baseline != default:
+                raise PolicyError(
+                    f"experiment '{member.name}' in layer '{layer}' meets experiments of other layers, so its baseline must "
+                    f"be the default arm '{default}', not '{member.baseline}'; or put them into one layer"
+                )
+    return {
+        layer: allocate(current.layers.get(layer, ()), {member.name: member.traffic for member in members})
+        for layer, members in by_layer.items()
+    }
 
 
 def _known(variant: str, variants: Iterable[str], where: str) -> None:

@@ -1,6 +1,8 @@
 """What applications call: predictions and feedback."""
 
 import asyncio
+import hmac
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
 from typing import Annotated, Any, NotRequired
@@ -10,14 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serving.errors import BadRequest, LogUnavailable, TooLarge, UnknownModel
-from serving.hosted import EventTime, Hosted, Name, event_seconds
+from serving.arms import Arms
+from serving.errors import BadRequest, LogUnavailable, TooLarge, Unauthorized, UnknownModel, VersionFailed
+from serving.hosted import FORCED_HEADER, EventTime, Headers, Hosted, Name, event_seconds
 from serving.http import answer, place, read_body
 from serving.replica import Replica
 from store.names import log_stream
-from store.records import Feedback, FeedbackBatch, pack_log
+from store.records import Failures, Feedback, FeedbackBatch, pack_log
 from store.spec import ModelRecord
 
+_FORCED = FORCED_HEADER.encode()
 _INLINE_BYTES = 32 * 1024
 """A larger body is worked on in a thread: the loop serves everyone, and inference lets go of the interpreter."""
 
@@ -45,6 +49,8 @@ class DataPlane:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
+        self._arms = Arms(replica.settings.trial_timeout_s)
+        self._token = f"Bearer {replica.settings.token}".encode()
 
     async def predict(self, request: Request) -> Response:
         started = perf_counter()
@@ -55,10 +61,19 @@ class DataPlane:
             # No work for an answer that could not be sent; the replica's own task finds out when the log is back.
             raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
         state = hosted.state
+        headers: list[tuple[bytes, bytes]] = request.scope["headers"]
+        forced = self._forced(headers)
         if len(body) <= _INLINE_BYTES:
-            answered = hosted.answer(state, body)
+            asked = hosted.read(state, body, headers, forced)
         else:
-            answered = await asyncio.get_running_loop().run_in_executor(self._threads, hosted.answer, state, body)
+            loop = asyncio.get_running_loop()
+            asked = await loop.run_in_executor(self._threads, hosted.read, state, body, headers, forced)
+        try:
+            answered = await self._arms.answer(hosted, state, asked)
+        except VersionFailed as error:
+            self._tell(hosted, error.failures)
+            raise
+        self._tell(hosted, answered.failures)
         predictions = answered.predictions
         landed = replica.log.submit(hosted.stream, pack_log(predictions))
         # While the entry is on its way to the disk, the answer is made.
@@ -97,6 +112,25 @@ class DataPlane:
         if count:
             return answer(result, 202)
         return answer({"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422)
+
+    def _forced(self, headers: Headers) -> str | None:
+        """Return the variant that a tester's request asks for.
+
+        Raises:
+            Unauthorized: it does so without the operators' token.
+        """
+        for name, value in headers:
+            if name == _FORCED:
+                if not any(n == b"authorization" and hmac.compare_digest(v, self._token) for n, v in headers):
+                    raise Unauthorized(f"{FORCED_HEADER} needs the header 'Authorization: Bearer <token>'")
+                return value.decode("latin-1")
+        return None
+
+    def _tell(self, hosted: Hosted, failures: Sequence[Failures]) -> None:
+        """Log what arms could not answer. Nobody waits for it: it goes before the request's own entry."""
+        for failure in failures:
+            self._replica.log.submit(hosted.stream, pack_log(failure))
+            self._replica.metrics.failures.labels(hosted.record.name, failure.variant, failure.reason).inc(len(failure.ids))
 
     def _hosted(self, model: str) -> Hosted:
         hosted = self._replica.models.get(model)

@@ -14,6 +14,8 @@ ServingError
 └── TimedOut             504  replicas have not applied a change in time
 """
 
+from collections.abc import Sequence
+
 from store.artefact import ArtefactError
 from store.errors import (
     Conflict,
@@ -26,6 +28,7 @@ from store.errors import (
     StoreError,
     Unavailable,
 )
+from store.records import Failures
 
 RETRY_AFTER_S = 1
 
@@ -61,8 +64,11 @@ class PreconditionRequired(ServingError):
 
 
 class VersionFailed(ServingError):
-    def __init__(self, model: str, version: int, why: str) -> None:
-        super().__init__(f"version {version} of model '{model}' could not answer: {why}")
+    """A version could not answer. Carries what of the request it could not answer, where that is known."""
+
+    def __init__(self, text: str, failures: Sequence[Failures] = ()) -> None:
+        super().__init__(text)
+        self.failures = failures
 
 
 class Overloaded(ServingError):

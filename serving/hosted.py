@@ -3,6 +3,7 @@
 import math
 import os
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time
@@ -12,7 +13,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from router import Planner
+from router import Plan, Planner
 from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
 from serving.http import place
 from serving.metrics import ReplicaMetrics
@@ -20,19 +21,25 @@ from store.artefact import Session
 from store.encoding import Encoder
 from store.names import log_stream
 from store.policy import Snapshot
-from store.records import Predictions, Row, Served
+from store.records import Failures, Predictions, Row
 from store.spec import ModelRecord
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 EventTime = Annotated[float, Field(ge=0, le=253_402_300_799.0, allow_inf_nan=False)] | datetime
 
 
-@dataclass(frozen=True, slots=True)
+Headers = Iterable[tuple[bytes, bytes]]
+FORCED_HEADER = "x-tidemill-arm"
+"""Names the variant that a tester's request is to be answered by; needs the operators' token."""
+
+
+@dataclass(slots=True)
 class Live:
-    """An open version."""
+    """An open version, and how long its runs have taken lately, in seconds."""
 
     number: int
     session: Session
+    run_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,25 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as read: its rows, and which of them each plan is for. `shadows` likewise, by (variant, experiment)."""
+
+    at: float
+    ids: list[str]
+    units: list[str]
+    rows: list[Row]
+    event_times: list[float] | None
+    groups: dict[Plan, list[int]]
+    shadows: dict[tuple[str, str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
-    """A request's predictions, and what its shadows need: for each (variant, experiment), the rows it scores."""
+    """A request's predictions, what its shadows need, and what arms could not do."""
 
     predictions: Predictions
     shadows: dict[tuple[str, str], list[int]]
+    failures: list[Failures] = field(default_factory=list[Failures])
 
 
 class Hosted:
@@ -65,12 +86,15 @@ class Hosted:
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
 
-    def answer(self, state: State, body: bytes) -> Answered:
-        """Validate a request's body, plan each instance, run the arms; pure computation.
+    def read(self, state: State, body: bytes, headers: Headers = (), forced: str | None = None) -> Asked:
+        """Validate a request's body and plan each instance; pure computation.
+
+        Args:
+            headers: the request's, by lower-case name; looked at where a policy asks for one.
+            forced: the variant that the request asks for itself.
 
         Raises:
             BadRequest, Invalid, TooLarge: the body is not a request to this model; the text names the field.
-            NotReady, VersionFailed: the arm has no version, or its version cannot answer.
         """
         at = time()
         try:
@@ -79,40 +103,43 @@ class Hosted:
             raise _refusal(error) from None
         rows = [self.encoder.row(instance["features"]) for instance in instances]
         ids, units = self._names(instances, at)
-        plans = [state.planner.plan(unit) for unit in units]
-        served: list[Served] = []
-        places: dict[tuple[str, float, str], list[int]] = {}
+        plans = self._plans(state, units, instances, headers, forced)
+        event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
+        groups: dict[Plan, list[int]] = {}
         shadows: dict[tuple[str, str], list[int]] = {}
         for index, plan in enumerate(plans):
-            places.setdefault((plan.variant, plan.propensity, plan.experiment), []).append(index)
+            groups.setdefault(plan, []).append(index)
             for shadow in plan.shadows:
                 shadows.setdefault(shadow, []).append(index)
-        outputs: list[list[float]] = [[]] * len(rows)
-        arms = [0] * len(rows)
-        for arm, ((variant, propensity, experiment), indices) in enumerate(places.items()):
-            served.append(Served(variant, self._live(state, variant).number, propensity, experiment))
-            scores = self.score(state, variant, [rows[index] for index in indices])
-            for index, score in zip(indices, scores, strict=True):
-                outputs[index] = score
-                arms[index] = arm
-        event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
-        predictions = Predictions(at, ids, units, rows, outputs, served, arms, time() - at, event_times)
-        return Answered(predictions, shadows)
+        return Asked(at, ids, units, rows, event_times, groups, shadows)
 
-    def score(self, state: State, variant: str, rows: list[Row]) -> list[list[float]]:
-        """Return one list of outputs per row; raises NotReady or VersionFailed."""
-        live = self._live(state, variant)
+    def _plans(
+        self, state: State, units: list[str], instances: list[Any], headers: Headers, forced: str | None
+    ) -> Iterable[Plan]:
+        planner = state.planner
+        if forced is not None:
+            if forced not in state.live:
+                raise Invalid(f"{FORCED_HEADER}: no variant '{forced[:80]}' can answer; there are {', '.join(state.live)}")
+            return [planner.forced(forced)] * len(units)
+        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers} if planner.asks_headers else {}
+        return [planner.plan(unit, i["features"], named) for unit, i in zip(units, instances, strict=True)]
+
+    def score(self, live: Live, rows: list[Row]) -> np.ndarray:
+        """Return finite scores [rows, outputs]; raises VersionFailed."""
         try:
             scores = live.session.run(self.encoder.encode(rows))
         except Exception as error:
-            raise VersionFailed(self.record.name, live.number, str(error).splitlines()[0][:200]) from error
+            raise self._failed(live, str(error).splitlines()[0][:200]) from error
         if scores.shape != (len(rows), self.record.outputs):
-            raise VersionFailed(self.record.name, live.number, f"it gave scores of shape {scores.shape}")
+            raise self._failed(live, f"it gave scores of shape {scores.shape}")
         if not (math.isfinite(scores[0, 0]) if scores.size == 1 else np.isfinite(scores).all()):
-            raise VersionFailed(self.record.name, live.number, "it gave a score that is not a finite number")
-        return scores.tolist()
+            raise self._failed(live, "it gave a score that is not a finite number")
+        return scores
 
-    def _live(self, state: State, variant: str) -> Live:
+    def _failed(self, live: Live, why: str) -> VersionFailed:
+        return VersionFailed(f"version {live.number} of model '{self.record.name}' could not answer: {why}")
+
+    def live(self, state: State, variant: str) -> Live:
         live = state.live.get(variant)
         if live is None:
             raise NotReady(f"variant '{variant}' of model '{self.record.name}' has no version to answer with yet")

@@ -33,6 +33,12 @@ class ReplicaMetrics:
             buckets=_FRESHNESS,
             registry=self.registry,
         )
+        self.failures = Counter(
+            "tidemill_arm_failures",
+            "Instances that an arm could not answer",
+            ["model", "variant", "reason"],
+            registry=self.registry,
+        )
         self.shadows = Gauge("tidemill_shadows", "Shadow scores by what became of them", ["verdict"], registry=self.registry)
         self.buffered = Gauge("tidemill_log_buffered", "Log entries that wait for Redis", registry=self.registry)
         self.lost = Gauge("tidemill_log_lost", "Log entries lost while Redis was away", registry=self.registry)

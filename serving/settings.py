@@ -20,6 +20,8 @@ class ServingSettings(BaseModel):
     max_instances: int = 10_000
     max_ongoing: int = 1000
     """Predictions at work at a time."""
+    trial_timeout_s: float = 1.0
+    """How long an arm on trial may take before the default one answers instead."""
     shadow_queue: int = 1000
     lease_s: float = 5.0
     redis_timeout_s: float = 5.0

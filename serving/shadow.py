@@ -4,16 +4,17 @@ import asyncio
 import logging
 from collections import Counter
 from time import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from serving.arms import Runner
 from serving.commit import GroupCommit
-from serving.errors import LogUnavailable, ServingError
+from serving.errors import LogUnavailable, NotReady, ServingError, VersionFailed
 from serving.hosted import Answered, Hosted, State
-from store.records import Shadows, pack_log
+from store.records import Failures, Shadows, pack_log
 from store.schema import Row
 
 log = logging.getLogger(__name__)
-
+T = TypeVar("T")
 
 GATHER_S, GATHER_ROWS = 0.01, 256
 """Shadows are in no hurry: those of a moment are scored, and logged, together."""
@@ -26,8 +27,22 @@ class _Work(NamedTuple):
     state: State
     variant: str
     experiment: str
-    ids: list[str]
-    rows: list[Row]
+    answered: Answered
+    picked: list[int]
+
+    def of(self, values: list[T]) -> list[T]:
+        return [values[index] for index in self.picked]
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.of(self.answered.predictions.rows)
+
+    @property
+    def answered_s(self) -> float:
+        """The time of the runs that answered, for each of the picked rows, together."""
+        predictions = self.answered.predictions
+        sizes = Counter(predictions.arms)
+        return sum(predictions.served[arm].latency_s / sizes[arm] for arm in self.of(predictions.arms))
 
 
 class ShadowQueue:
@@ -36,6 +51,7 @@ class ShadowQueue:
     def __init__(self, log: GroupCommit, limit: int) -> None:
         self._log = log
         self._queue: asyncio.Queue[tuple[Hosted, State, Answered]] = asyncio.Queue(limit)
+        self._runner = Runner("shadows", threads=1)
         self.counts: Counter[str] = Counter()
         self._worker = asyncio.create_task(self._run())
 
@@ -54,7 +70,7 @@ class ShadowQueue:
         while True:
             works = _split(*await self._queue.get())
             await asyncio.sleep(GATHER_S)
-            while not self._queue.empty() and sum(len(work.rows) for work in works) < GATHER_ROWS:
+            while not self._queue.empty() and sum(len(work.picked) for work in works) < GATHER_ROWS:
                 works += _split(*self._queue.get_nowait())
             together: dict[tuple[int, int, str, str], list[_Work]] = {}
             for work in works:
@@ -67,15 +83,20 @@ class ShadowQueue:
         """Score requests together; where that fails, each by itself, so that one bad row costs only its own request."""
         first, started = works[0], time()
         try:
-            outputs = first.hosted.score(first.state, first.variant, [row for work in works for row in work.rows])
+            live = first.hosted.live(first.state, first.variant)
+            scores, seconds = await self._runner.run(first.hosted, live, [row for work in works for row in work.rows])
+            count = len(scores)
             record = Shadows(
                 at=started,
-                ids=[id_ for work in works for id_ in work.ids],
-                outputs=outputs,
+                ids=[id_ for work in works for id_ in work.of(work.answered.predictions.ids)],
+                units=[unit for work in works for unit in work.of(work.answered.predictions.units)],
+                outputs=scores.tolist(),
+                answers=[output for work in works for output in work.of(work.answered.predictions.outputs)],
                 variant=first.variant,
-                version=first.state.live[first.variant].number,
+                version=live.number,
                 experiment=first.experiment,
-                latency_s=time() - started,
+                latency_s=seconds / count,
+                answered_s=sum(work.answered_s for work in works) / count,
             )
             await self._log.append(first.hosted.stream, pack_log(record))
         except Exception as error:  # the worker must outlive what nobody foresaw
@@ -86,15 +107,21 @@ class ShadowQueue:
             if not isinstance(error, ServingError):
                 log.exception("a shadow failed")
             self.counts["failed"] += len(works)
+            if isinstance(error, VersionFailed | NotReady):
+                self._tell(first, started, str(error))
         else:
             self.counts["scored"] += len(works)
 
+    def _tell(self, work: _Work, at: float, text: str) -> None:
+        live = work.state.live.get(work.variant)
+        ids, units = work.of(work.answered.predictions.ids), work.of(work.answered.predictions.units)
+        number = live.number if live is not None else 0
+        failure = Failures(at, ids, units, work.variant, number, (work.experiment,), "error", True, text[:300])
+        self._log.submit(work.hosted.stream, pack_log(failure))
+
 
 def _split(hosted: Hosted, state: State, answered: Answered) -> list[_Work]:
-    predictions = answered.predictions
     return [
-        _Work(
-            hosted, state, variant, experiment, [predictions.ids[row] for row in rows], [predictions.rows[row] for row in rows]
-        )
-        for (variant, experiment), rows in answered.shadows.items()
+        _Work(hosted, state, variant, experiment, answered, picked)
+        for (variant, experiment), picked in answered.shadows.items()
     ]

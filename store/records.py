@@ -1,8 +1,8 @@
 """What goes through the event log, and its packed form.
 
-A model's *log* holds predictions (one entry per request), shadow scores, feedback, cut requests and ticks, in one order. The
-join turns it into the *outcome* stream: outcomes and cuts. Entries are msgpack arrays led by a one-letter kind; floats in
-predictions and shadows are kept as served. Times are seconds since 1970.
+A model's *log* holds predictions (one entry per request), failures, shadow scores, feedback, cut requests and ticks, in one
+order. The join turns it into the *outcome* stream: outcomes and cuts. Entries are msgpack arrays led by a one-letter kind;
+floats in predictions and shadows are kept as served. Times are seconds since 1970.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,16 @@ OutcomeKind = Literal["label", "default", "correction"]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Which arm answered: `version` is 0 while a model has none, `propensity` the probability of this choice."""
+    """Which arm answered: `version` is 0 while a model has none, `propensity` the probability of this choice (0 where it was
+    not a random one), `experiments` those it counts in, `latency_s` the time that the version took for all it was given,
+    `epoch` that of the policy that it was planned by."""
 
     variant: str
     version: int
     propensity: float
-    experiment: str = ""
+    experiments: tuple[str, ...] = ()
+    latency_s: float = 0.0
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,33 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Shadows:
-    """The scores of one shadowing variant for some predictions of one request."""
+    """The scores of one shadowing variant for some predictions, beside those that were the answer."""
 
     at: float
     ids: list[str]
+    units: list[str]
     outputs: list[list[float]]
+    answers: list[list[float]]
     variant: str
     version: int
     experiment: str
     latency_s: float = 0.0
+    answered_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Predictions of one request that an arm could not make. Where another arm answered instead, `rescued` is true."""
+
+    at: float
+    ids: list[str]
+    units: list[str]
+    variant: str
+    version: int
+    experiments: tuple[str, ...]
+    reason: Literal["error", "timeout"]
+    rescued: bool
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +110,7 @@ class Tick:
     at: float
 
 
-LogRecord = Predictions | Shadows | FeedbackBatch | Cut | Tick
+LogRecord = Predictions | Shadows | Failures | FeedbackBatch | Cut | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +145,20 @@ OutcomeRecord = Outcomes | Cut
 def pack_log(record: LogRecord) -> bytes:
     match record:
         case Predictions():
-            served = [(arm.variant, arm.version, arm.propensity, arm.experiment) for arm in record.served]
+            served = [_served(arm) for arm in record.served]
             body: Any = (
                 "p", record.at, record.ids, record.units, record.rows, record.outputs, served, record.arms,
                 record.latency_s, record.event_times,
             )  # fmt: skip
         case Shadows():
             body = (
-                "s", record.at, record.ids, record.outputs, record.variant, record.version, record.experiment,
-                record.latency_s,
+                "s", record.at, record.ids, record.units, record.outputs, record.answers, record.variant, record.version,
+                record.experiment, record.latency_s, record.answered_s,
+            )  # fmt: skip
+        case Failures():
+            body = (
+                "x", record.at, record.ids, record.units, record.variant, record.version, record.experiments, record.reason,
+                record.rescued, record.text,
             )  # fmt: skip
         case FeedbackBatch():
             events = [(e.id, e.label, e.event_time, e.source, e.confidence, e.item) for e in record.events]
@@ -148,9 +175,14 @@ def unpack_log(payload: bytes) -> LogRecord:
     match kind:
         case "p":
             at, ids, units, rows, outputs, served, arms, latency_s, event_times = rest
-            return Predictions(at, ids, units, rows, outputs, [Served(*arm) for arm in served], arms, latency_s, event_times)
+            return Predictions(
+                at, ids, units, rows, outputs, [_as_served(*arm) for arm in served], arms, latency_s, event_times
+            )
         case "s":
             return Shadows(*rest)
+        case "x":
+            rest[5] = tuple(rest[5])
+            return Failures(*rest)
         case "f":
             return FeedbackBatch(rest[0], [Feedback(*event) for event in rest[1]])
         case "c":
@@ -164,7 +196,7 @@ def unpack_log(payload: bytes) -> LogRecord:
 def holds_shadows(payload: bytes) -> bool:
     """Whether a log entry is of shadow scores, told without unpacking it.
 
-    >>> holds_shadows(pack_log(Shadows(0.0, [], [], "b", 1, "e"))), holds_shadows(pack_log(Tick(0.0)))
+    >>> holds_shadows(pack_log(Shadows(0.0, [], [], [], [], "b", 1, "e"))), holds_shadows(pack_log(Tick(0.0)))
     (True, False)
     """
     return payload[1:3] == b"\xa1s"
@@ -175,8 +207,8 @@ def pack_outcomes(record: OutcomeRecord) -> bytes:
         return _pack(("c", record.reason, record.at, record.log_position))
     body = [
         (
-            o.id, o.unit, o.row, o.output, (o.served.variant, o.served.version, o.served.propensity, o.served.experiment),
-            o.label, o.kind, o.final, o.predicted_at, o.labelled_at, o.received_at, o.source, o.confidence,
+            o.id, o.unit, o.row, o.output, _served(o.served), o.label, o.kind, o.final, o.predicted_at,
+            o.labelled_at, o.received_at, o.source, o.confidence,
         )
         for o in record.outcomes
     ]  # fmt: skip
@@ -189,8 +221,16 @@ def unpack_outcomes(payload: bytes) -> OutcomeRecord:
         return Cut(*rest)
     packed: list[Any] = rest[0]
     for o in packed:
-        o[4] = Served(*o[4])
+        o[4] = _as_served(*o[4])
     return Outcomes([Outcome(*o) for o in packed])
+
+
+def _served(arm: Served) -> tuple[Any, ...]:
+    return arm.variant, arm.version, arm.propensity, arm.experiments, arm.latency_s, arm.epoch
+
+
+def _as_served(variant: str, version: int, propensity: float, experiments: list[str], latency_s: float, epoch: int) -> Served:
+    return Served(variant, version, propensity, tuple(experiments), latency_s, epoch)
 
 
 def _pack(body: Any) -> bytes:

@@ -21,6 +21,7 @@ from itertools import islice
 from store.protocols import Entry, position_key
 from store.records import (
     Cut,
+    Failures,
     Feedback,
     FeedbackBatch,
     Outcome,
@@ -121,7 +122,7 @@ class LabelJoin:
                     self._labelled(event, record.at)
             case Cut():
                 self._cut(record.reason, record.at)
-            case Tick() | Shadows():
+            case Tick() | Shadows() | Failures():
                 pass
 
     def _follow(self, at: float) -> None:

@@ -1,32 +1,35 @@
 """A weighted split of the units over two or more variants."""
 
-from bisect import bisect_right
+from collections.abc import Mapping
+from typing import ClassVar
 
-from router.assignment import SLOTS, slot
-from router.experiments.kind import Arm
+from router.experiments.kind import Arm, Split
 from store.policy import Experiment
 
 
 class AB:
     """Each unit belongs to one arm and stays there while the arm's share grows."""
 
+    answers: ClassVar[bool] = True
+
     def __init__(self, experiment: Experiment) -> None:
-        self._salt = experiment.salt
-        self._starts = [piece.start for piece in experiment.slices]
-        held: dict[str, int] = {}
-        for piece in experiment.slices:
-            held[piece.variant] = held.get(piece.variant, 0) + piece.end - piece.start
-        self._arms = [Arm(piece.variant, held[piece.variant] / SLOTS) for piece in experiment.slices]
+        self._split = Split(experiment.salt, experiment.slices)
 
     @staticmethod
     def check(experiment: Experiment) -> str | None:
         if len(experiment.shares) < 2:
             return "an ab experiment needs at least two arms in shares"
+        if experiment.baseline not in experiment.shares:
+            return f"the baseline '{experiment.baseline}' must be one of its arms: name another as baseline, or give it a share"
         total = sum(experiment.shares.values())
         return None if abs(total - 1.0) < 1e-6 else f"the shares of an ab experiment sum to 1, not {total:g}"
 
+    @staticmethod
+    def split(experiment: Experiment) -> Mapping[str, float]:
+        return experiment.shares
+
     def assign(self, unit: str) -> Arm | None:
-        return self._arms[bisect_right(self._starts, slot(self._salt, unit)) - 1]
+        return self._split.assign(unit)
 
     def shadows(self, unit: str) -> tuple[str, ...]:
         return ()

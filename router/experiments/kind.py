@@ -1,31 +1,60 @@
 """What every kind of experiment can do."""
 
-from typing import NamedTuple, Protocol
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Protocol
 
-from store.policy import Experiment
+from router.assignment import SLOTS, slot
+from store.policy import Experiment, Slice
 
 
 class Arm(NamedTuple):
-    """A chosen variant, and the probability with which this unit was to get it."""
+    """A chosen variant, and the probability with which a unit of the experiment gets it."""
 
     variant: str
     propensity: float
 
 
 class Kind(Protocol):
-    """An experiment of one kind, made from its declaration. Pure: the same unit gives the same answer."""
+    """An experiment of one kind, made from its declaration. Pure: the same unit gives the same answer.
+
+    Attributes:
+        answers: whether its arms answer predictions, so that it takes its place in a layer.
+    """
+
+    answers: ClassVar[bool]
 
     def __init__(self, experiment: Experiment) -> None: ...
 
     @staticmethod
     def check(experiment: Experiment) -> str | None:
-        """Say what is wrong with a declaration of this kind, or None."""
+        """Say what is wrong with a declaration of this kind, or None. `baseline` is filled in."""
+        ...
+
+    @staticmethod
+    def split(experiment: Experiment) -> Mapping[str, float]:
+        """Return the arms that units are assigned to, with shares that sum to 1; none where nobody is assigned."""
         ...
 
     def assign(self, unit: str) -> Arm | None:
-        """Return the arm that answers, or None where this experiment leaves the unit to others."""
+        """Return the unit's arm, or None where this kind assigns nobody."""
         ...
 
     def shadows(self, unit: str) -> tuple[str, ...]:
         """Return the variants that score this unit's requests as well, unseen."""
         ...
+
+
+class Split:
+    """Units divided by slots: each belongs to one arm, and stays there while the arm's share grows."""
+
+    def __init__(self, salt: str, slices: tuple[Slice, ...]) -> None:
+        self._salt = salt
+        self._starts = [piece.start for piece in slices]
+        held: dict[str, int] = {}
+        for piece in slices:
+            held[piece.owner] = held.get(piece.owner, 0) + piece.end - piece.start
+        self._arms = [Arm(piece.owner, held[piece.owner] / SLOTS) for piece in slices]
+
+    def assign(self, unit: str) -> Arm:
+        return self._arms[bisect_right(self._starts, slot(self._salt, unit)) - 1]

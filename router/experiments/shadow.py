@@ -1,5 +1,8 @@
 """Candidates that score a share of the traffic after the answer is sent."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from router.assignment import SLOTS, slot
 from router.experiments.kind import Arm
 from store.policy import Experiment
@@ -7,6 +10,8 @@ from store.policy import Experiment
 
 class Shadow:
     """Every variant in `shares` shadows that share of the units; nobody is ever answered by it."""
+
+    answers: ClassVar[bool] = False
 
     def __init__(self, experiment: Experiment) -> None:
         self._salt = experiment.salt
@@ -16,6 +21,10 @@ class Shadow:
     @staticmethod
     def check(experiment: Experiment) -> str | None:
         return None if experiment.shares else "a shadow experiment needs at least one variant in shares"
+
+    @staticmethod
+    def split(experiment: Experiment) -> Mapping[str, float]:
+        return {}
 
     def assign(self, unit: str) -> Arm | None:
         return None

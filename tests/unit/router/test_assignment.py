@@ -32,7 +32,7 @@ def splits(draw: st.DrawFn, arms: st.SearchStrategy[str] = names) -> dict[str, f
 def _held(slices: tuple[Slice, ...]) -> dict[str, int]:
     held: dict[str, int] = {}
     for piece in slices:
-        held[piece.variant] = held.get(piece.variant, 0) + piece.end - piece.start
+        held[piece.owner] = held.get(piece.owner, 0) + piece.end - piece.start
     return held
 
 
@@ -40,7 +40,7 @@ def _owners(slices: tuple[Slice, ...], edges: list[int]) -> list[str]:
     """Return the owner of each stretch between consecutive edges; '' where nobody owns it."""
     owners: list[str] = []
     for start in edges[:-1]:
-        owners.append(next((piece.variant for piece in slices if piece.start <= start < piece.end), ""))
+        owners.append(next((piece.owner for piece in slices if piece.start <= start < piece.end), ""))
     return owners
 
 
@@ -136,7 +136,7 @@ def test_a_unit_that_reached_a_growing_arm_stays(steps: list[int]) -> None:
     slots = [slot("salt", f"unit-{number}") for number in range(500)]
     for percent in steps:
         slices = allocate(slices, {"stable": 1 - percent / 100, "candidate": percent / 100})
-        candidate = [piece for piece in slices if piece.variant == "candidate"]
+        candidate = [piece for piece in slices if piece.owner == "candidate"]
         now = {at for at in slots if any(piece.start <= at < piece.end for piece in candidate)}
         assert reached <= now
         reached = now

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from serving.commit import GroupCommit
@@ -10,7 +11,7 @@ from serving.errors import VersionFailed
 from serving.hosted import Answered, Hosted, Live, State
 from serving.shadow import ShadowQueue
 from serving.testing import FickleLog, until
-from store.records import Predictions, Served, Shadows, unpack_log
+from store.records import Failures, Predictions, Served, Shadows, unpack_log
 from store.schema import Row
 
 pytestmark = pytest.mark.anyio
@@ -26,10 +27,13 @@ class Scorer:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
 
-    def score(self, state: State, variant: str, rows: list[Row]) -> list[list[float]]:
+    def live(self, state: State, variant: str) -> Live:
+        return state.live[variant]
+
+    def score(self, live: Live, rows: list[Row]) -> np.ndarray:
         if self.error is not None:
             raise self.error
-        return [[float(cast(float, row[0])) * 2] for row in rows]
+        return np.array([[float(cast(float, row[0])) * 2] for row in rows])
 
 
 def _answered(*ids: str) -> Answered:
@@ -76,13 +80,16 @@ async def test_a_full_queue_drops_and_counts(queue: ShadowQueue, log: FickleLog)
     assert queue.counts["dropped"] == 2
 
 
-@pytest.mark.parametrize("error", [VersionFailed("m", 7, "why"), ZeroDivisionError("a bug"), KeyError("b")])
+@pytest.mark.parametrize("error", [VersionFailed("version 7 could not answer"), ZeroDivisionError("a bug"), KeyError("b")])
 async def test_a_failing_shadow_never_reaches_the_caller(queue: ShadowQueue, log: FickleLog, error: Exception) -> None:
     queue.offer(_hosted(error), STATE, _answered("x", "y"))
     await until(lambda: queue.counts["failed"] == 1)
     queue.offer(_hosted(), STATE, _answered("x", "y"))
     await until(lambda: queue.counts["scored"] == 1)
-    assert len(await log.kept("m:log")) == 1
+    records = [unpack_log(payload) for payload in await log.kept("m:log")]
+    assert sum(isinstance(record, Shadows) for record in records) == 1
+    failures = [record for record in records if isinstance(record, Failures)]
+    assert [failure.experiments for failure in failures] == ([("dark",)] if isinstance(error, VersionFailed) else [])
 
 
 async def test_a_shadow_survives_a_log_that_is_away(queue: ShadowQueue, log: FickleLog) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from store.records import (
     Cut,
+    Failures,
     Feedback,
     FeedbackBatch,
     LogRecord,
@@ -31,7 +32,8 @@ labels = floats | st.integers(-(2**63), 2**63 - 1) | texts
 values = floats | texts | st.booleans() | st.binary(max_size=8) | st.none()
 rows = st.lists(values, max_size=5)
 outputs = st.lists(floats, max_size=3)
-served = st.builds(Served, texts, st.integers(0, 2**31), floats, texts)
+names = st.lists(texts, max_size=3).map(tuple)
+served = st.builds(Served, texts, st.integers(0, 2**31), floats, names, floats, st.integers(0, 2**31))
 feedback = st.builds(Feedback, texts, labels, st.none() | floats, texts, floats, texts)
 cuts = st.builds(Cut, texts, floats, texts)
 log_records: st.SearchStrategy[LogRecord] = st.one_of(
@@ -39,7 +41,14 @@ log_records: st.SearchStrategy[LogRecord] = st.one_of(
         Predictions, floats, st.lists(texts), st.lists(texts), st.lists(rows), st.lists(outputs), st.lists(served),
         st.lists(st.integers(0, 100)), floats, st.none() | st.lists(floats),
     ),
-    st.builds(Shadows, floats, st.lists(texts), st.lists(outputs), texts, st.integers(0, 2**31), texts, floats),
+    st.builds(
+        Shadows, floats, st.lists(texts), st.lists(texts), st.lists(outputs), st.lists(outputs), texts,
+        st.integers(0, 2**31), texts, floats, floats,
+    ),
+    st.builds(
+        Failures, floats, st.lists(texts), st.lists(texts), texts, st.integers(0, 2**31), names,
+        st.sampled_from(["error", "timeout"]), st.booleans(), texts,
+    ),
     st.builds(FeedbackBatch, floats, st.lists(feedback)),
     cuts,
     st.builds(Tick, floats),
@@ -63,7 +72,7 @@ def test_an_outcome_record_comes_back(record: OutcomeRecord) -> None:
 
 @given(floats)
 def test_a_score_is_logged_as_it_was_served(score: float) -> None:
-    record = Shadows(0.0, ["a"], [[score]], "v", 1, "e")
+    record = Shadows(0.0, ["a"], ["u"], [[score]], [[0.0]], "v", 1, "e")
     back: Any = unpack_log(pack_log(record))
     assert back.outputs[0][0].hex() == score.hex()
 

@@ -1,0 +1,161 @@
+"""Runs the arms of a request, and sees to it that an arm on trial harms nobody: what it cannot answer, the default arm does."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter, time
+from typing import Literal
+
+import numpy as np
+
+from router import Plan
+from serving.errors import NotReady, VersionFailed
+from serving.hosted import Answered, Asked, Hosted, Live, State
+from store.records import Failures, Predictions, Served
+from store.schema import Row
+
+SLOW_S = 0.002
+"""A run that will take longer goes to a thread: the loop serves everyone, and inference lets go of the interpreter."""
+
+_INLINE_ROWS = 256
+_RECENT = 0.1
+_SEPARATE_ROWS = 64
+"""Up to so many rows are run one by one to find those that their version cannot answer."""
+
+
+class Runner:
+    """Runs versions: short runs at once, others in threads of their own."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(
+        self, hosted: Hosted, live: Live, rows: list[Row], timeout_s: float | None = None
+    ) -> tuple[np.ndarray, float]:
+        """Return scores [rows, outputs], and the seconds that the run took, not counting a wait for a thread.
+
+        Raises:
+            VersionFailed: the version cannot answer these rows.
+            TimeoutError: it did not within `timeout_s`; its thread is busy until it does.
+        """
+        if live.run_s < SLOW_S and len(rows) <= _INLINE_ROWS:
+            scores, seconds = _timed(hosted, live, rows)
+        else:
+            work = asyncio.get_running_loop().run_in_executor(self._threads, _timed, hosted, live, rows)
+            scores, seconds = await asyncio.wait_for(work, timeout_s)
+        if len(rows) <= _INLINE_ROWS:
+            live.run_s += _RECENT * (seconds - live.run_s)
+        return scores, seconds
+
+
+class Arms:
+    """Answers requests with the variants that they were planned for.
+
+    Args:
+        trial_timeout_s: how long an arm on trial may take before the default one answers instead.
+    """
+
+    def __init__(self, trial_timeout_s: float) -> None:
+        self._default = Runner("arms", threads=2)
+        # A slow arm on trial holds up its own kind alone.
+        self._trial = Runner("trials", threads=2)
+        self._trial_timeout_s = trial_timeout_s
+
+    async def answer(self, hosted: Hosted, state: State, asked: Asked) -> Answered:
+        """Run each group of rows by its plan's variant.
+
+        Raises:
+            NotReady: the default arm has no version.
+            VersionFailed: the default arm, or one that the request itself asked for, could not answer; carries the failures.
+        """
+        made = _Made(asked, state.snapshot.epoch)
+        for plan, indices in asked.groups.items():
+            await self._serve(hosted, state, made, plan, indices)
+        predictions = Predictions(
+            asked.at, asked.ids, asked.units, asked.rows, made.outputs, made.served, made.arms, time() - asked.at,
+            asked.event_times,
+        )  # fmt: skip
+        return Answered(predictions, asked.shadows, made.failures)
+
+    async def _serve(self, hosted: Hosted, state: State, made: "_Made", plan: Plan, indices: list[int]) -> None:
+        default = state.snapshot.policy.default
+        on_trial = plan.variant != default and plan.propensity > 0.0
+        try:
+            live = hosted.live(state, plan.variant)
+            scores, seconds = await self._run(hosted, live, made.rows(indices), on_trial)
+        except (VersionFailed, NotReady, TimeoutError) as error:
+            if isinstance(error, NotReady) and not on_trial:
+                raise
+            bad = await self._one_by_one(hosted, state, made, plan, indices, error, on_trial)
+            made.failed(plan, state, bad, error, rescued=on_trial)
+            if not on_trial:
+                raise VersionFailed(str(error), made.failures) from error
+            await self._serve(hosted, state, made, Plan(default, 0.0), bad)
+        else:
+            made.take(plan, live, indices, scores, seconds)
+
+    async def _run(self, hosted: Hosted, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
+        if on_trial:
+            return await self._trial.run(hosted, live, rows, self._trial_timeout_s)
+        return await self._default.run(hosted, live, rows)
+
+    async def _one_by_one(
+        self,
+        hosted: Hosted,
+        state: State,
+        made: "_Made",
+        plan: Plan,
+        indices: list[int],
+        error: Exception,
+        on_trial: bool,
+    ) -> list[int]:
+        """Answer the rows that can be answered when not all can; return the others."""
+        if not isinstance(error, VersionFailed) or not 1 < len(indices) <= _SEPARATE_ROWS:
+            return indices
+        live, bad = hosted.live(state, plan.variant), list[int]()
+        for index in indices:
+            try:
+                scores, seconds = await self._run(hosted, live, made.rows([index]), on_trial)
+            except (VersionFailed, TimeoutError):
+                bad.append(index)
+            else:
+                made.take(plan, live, [index], scores, seconds)
+        return bad or indices
+
+
+class _Made:
+    """A request's answers as they come together."""
+
+    def __init__(self, asked: Asked, epoch: int) -> None:
+        self._asked = asked
+        self._epoch = epoch
+        self.outputs: list[list[float]] = [[]] * len(asked.rows)
+        self.arms = [0] * len(asked.rows)
+        self.served: list[Served] = []
+        self.failures: list[Failures] = []
+
+    def rows(self, indices: list[int]) -> list[Row]:
+        rows = self._asked.rows
+        return rows if len(indices) == len(rows) else [rows[index] for index in indices]
+
+    def take(self, plan: Plan, live: Live, indices: list[int], scores: np.ndarray, seconds: float) -> None:
+        arm = len(self.served)
+        self.served.append(Served(plan.variant, live.number, plan.propensity, plan.experiments, seconds, self._epoch))
+        for index, score in zip(indices, scores.tolist(), strict=True):
+            self.outputs[index] = score
+            self.arms[index] = arm
+
+    def failed(self, plan: Plan, state: State, indices: list[int], error: Exception, rescued: bool) -> None:
+        live = state.live.get(plan.variant)
+        reason: Literal["timeout", "error"] = "timeout" if isinstance(error, TimeoutError) else "error"
+        ids, units = ([of[index] for index in indices] for of in (self._asked.ids, self._asked.units))
+        number = live.number if live is not None else 0
+        text = str(error)[:300] or "it took too long"
+        self.failures.append(
+            Failures(self._asked.at, ids, units, plan.variant, number, plan.experiments, reason, rescued, text)
+        )
+
+
+def _timed(hosted: Hosted, live: Live, rows: list[Row]) -> tuple[np.ndarray, float]:
+    started = perf_counter()
+    scores = hosted.score(live, rows)
+    return scores, perf_counter() - started
