@@ -39,6 +39,29 @@ class Client:
         headers = {"if-match": f'"{epoch}"'}
         return self._call("PUT", f"/admin/models/{model}/policy", json=policy, headers=headers)
 
+    def experiments(self, model: str) -> list[dict[str, Any]]:
+        return self._call("GET", f"/admin/models/{model}/experiments")["experiments"]
+
+    def experiment(self, model: str, name: str) -> dict[str, Any]:
+        """The report of an experiment that runs, and what was decided of it."""
+        return self._call("GET", f"/admin/models/{model}/experiments/{name}")
+
+    def start_experiment(self, model: str, experiment: dict[str, Any], variants: list[dict[str, Any]]) -> dict[str, Any]:
+        body = {"experiment": experiment, "variants": variants}
+        return self._call("POST", f"/admin/models/{model}/experiments", json=body)
+
+    def move_experiment(self, model: str, name: str, action: str, why: str = "", arm: str = "") -> dict[str, Any]:
+        """stop, pause, resume, promote or rollback."""
+        return self._call("POST", f"/admin/models/{model}/experiments/{name}/{action}", json={"why": why, "arm": arm})
+
+    def promote(self, model: str, version: int, why: str = "") -> dict[str, Any]:
+        """Pin the default arm to a version."""
+        return self._call("POST", f"/admin/models/{model}/versions/{version}/promote", json={"why": why})
+
+    def audit(self, model: str = "", last: int = 100) -> list[dict[str, Any]]:
+        """Who decided what, newest first."""
+        return self._call("GET", "/admin/audit", params={"model": model, "last": last})["audit"]
+
     def versions(self, model: str, last: int = 20) -> list[dict[str, Any]]:
         return self._call("GET", f"/admin/models/{model}/versions", params={"last": last})["versions"]
 

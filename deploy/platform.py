@@ -90,11 +90,13 @@ class Platform:
         )
         self._url = self._cluster.url
         # Ray reads its environment at the first import, so these come after it is set.
+        from serving.control_actor import start_controller  # noqa: PLC0415
         from trainer.actor import start_trainer  # noqa: PLC0415
 
         # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
         self._trainers = [start_trainer(path, self.redis_url, settings.prefix, settings.seed) for path in self._specs]
+        self._controller = start_controller(self.redis_url, settings.prefix)
         start_serve(self._cluster)
         self._stage("starting replicas")
         from serving.app import application  # noqa: PLC0415

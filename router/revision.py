@@ -8,11 +8,14 @@ from router.experiments import KINDS
 from router.planner import HOLDOUT
 from router.targeting import problem
 from store.errors import PolicyError
-from store.policy import Experiment, Policy, Slice
+from store.policy import Experiment, Policy, Progress, Slice
 
 
-def revise(current: Policy, wanted: Policy) -> Policy:
+def revise(current: Policy, wanted: Policy, now: float = 0.0, moved: str = "") -> Policy:
     """Return the policy to install: `wanted` with salts and baselines filled in, and slots kept where shares allow.
+
+    Args:
+        moved: the experiment whose progress is taken from `wanted`; nobody else's is: it is the platform's to keep.
 
     Raises:
         PolicyError: it names unknown variants or kinds, repeats names, has impossible shares or rules, or experiments that get
@@ -25,9 +28,42 @@ def revise(current: Policy, wanted: Policy) -> Policy:
     for unit, variant in wanted.forced.items():
         _known(variant, variants, f"the forced unit '{unit[:80]}'")
     before = {experiment.name: experiment for experiment in current.experiments}
-    experiments = tuple(_revised(before.get(e.name), e, wanted.default, variants) for e in wanted.experiments)
+    experiments = tuple(
+        _revised(before.get(e.name), e if e.name == moved else _placed(before.get(e.name), e, now), wanted.default, variants)
+        for e in wanted.experiments
+    )
+    plan = wanted.rollout
+    if plan is not None and wanted.variant(wanted.default).version is None:
+        raise PolicyError(
+            f"rollout: the default arm '{wanted.default}' follows a line, so new versions answer before they are tried; pin it "
+            "to a version first"
+        )
     layers = _layers(current, wanted.default, experiments)
     return wanted.model_copy(update={"experiments": experiments, "layers": layers})
+
+
+def _placed(before: Experiment | None, wanted: Experiment, now: float) -> Experiment:
+    progress = before.progress if before is not None else Progress(entered_at=now, started_at=now)
+    return wanted.model_copy(update={"progress": progress})
+
+
+def _stepped(wanted: Experiment) -> Experiment:
+    """A rollout's kind, share and target are those of its step.
+
+    Raises:
+        PolicyError: it has no candidate, or several.
+    """
+    if not wanted.steps:
+        return wanted
+    if len(wanted.shares) != 1:
+        raise PolicyError(f"experiment '{wanted.name}': with steps it has one candidate in shares")
+    [candidate] = wanted.shares
+    progress = wanted.progress.model_copy(update={"step": min(wanted.progress.step, len(wanted.steps) - 1)})
+    step = wanted.steps[progress.step]
+    target = step.target if step.target is not None else wanted.target
+    return wanted.model_copy(
+        update={"kind": step.kind, "shares": {candidate: step.share}, "target": target, "progress": progress}
+    )
 
 
 def _revised(before: Experiment | None, wanted: Experiment, default: str, variants: list[str]) -> Experiment:
@@ -36,6 +72,7 @@ def _revised(before: Experiment | None, wanted: Experiment, default: str, varian
         raise PolicyError(f"{where}: this name is taken by the units that are held out of all experiments")
     if wanted.kind not in KINDS:
         raise PolicyError(f"{where}: kind '{wanted.kind}' is not one of {', '.join(KINDS)}")
+    wanted = _stepped(wanted)
     kind = KINDS[wanted.kind]
     wanted = wanted.model_copy(update={"baseline": wanted.baseline or default})
     _known(wanted.baseline, variants, f"{where}: the baseline")

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving import express
 from serving.data_plane import DataPlane
 from serving.errors import Overloaded
+from serving.experiments import Experiments
 from serving.http import answer, refusal
 from serving.metrics import merge
 from serving.operators import Handler, Operators, guarded
@@ -63,6 +64,7 @@ def build(settings: ServingSettings) -> Edge:
     """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown."""
     replica = Replica(settings)
     data, operators = DataPlane(replica), Operators(replica)
+    experiments = Experiments(operators)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -101,10 +103,16 @@ def build(settings: ServingSettings) -> Edge:
         _route("/metrics", "GET", replica, metrics),
         _route(f"{model}/policy", "GET", replica, guard(operators.show_policy)),
         _route(f"{model}/policy", "PUT", replica, guard(operators.set_policy)),
+        _route(f"{model}/experiments", "GET", replica, guard(experiments.show_all)),
+        _route(f"{model}/experiments", "POST", replica, guard(experiments.create)),
+        _route(f"{model}/experiments/{{name}}", "GET", replica, guard(experiments.show)),
+        _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
         _route(f"{model}/versions", "GET", replica, guard(operators.versions)),
+        _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
         _route(f"{model}/schedule", "GET", replica, guard(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
+        _route("/admin/audit", "GET", replica, guard(experiments.audit)),
         _route("/admin/status", "GET", replica, guard(operators.status)),
     ]
     handlers = {404: _not_found, 405: _wrong_method}

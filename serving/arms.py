@@ -148,10 +148,20 @@ class _Made:
         live = state.live.get(plan.variant)
         reason: Literal["timeout", "error"] = "timeout" if isinstance(error, TimeoutError) else "error"
         ids, units = ([of[index] for index in indices] for of in (self._asked.ids, self._asked.units))
-        number = live.number if live is not None else 0
-        text = str(error)[:300] or "it took too long"
         self.failures.append(
-            Failures(self._asked.at, ids, units, plan.variant, number, plan.experiments, reason, rescued, text)
+            Failures(
+                at=self._asked.at,
+                ids=ids,
+                units=units,
+                variant=plan.variant,
+                version=live.number if live is not None else 0,
+                experiments=plan.experiments,
+                epoch=self._epoch,
+                reason=reason,
+                rescued=rescued,
+                text=str(error)[:300] or "it took too long",
+                event_times=[times[index] for index in indices] if (times := self._asked.event_times) else None,
+            )
         )
 
 

@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router import revise
+from router.rollout import Move
+from serving.controller import audit_of
 from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, Unauthorized, UnknownModel
 from serving.http import answer, place, read_body, refusal, whole_number
 from serving.replica import Replica
-from store.errors import NotFound, PolicyError
+from store.errors import EpochConflict, NotFound, PolicyError
 from store.names import CONTROL, join_consumer, learner_consumer, log_stream
 from store.policy import MAIN, Policy, Snapshot
 from store.protocols import position_key
@@ -54,46 +56,70 @@ class Operators:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._store = replica.store
+        self.store = replica.store
 
     async def show_policy(self, request: Request) -> Response:
-        snapshot = await self._store.snapshot(self._model(request))
+        snapshot = await self.store.snapshot(self.model(request))
         return _policy_answer(snapshot)
 
     async def set_policy(self, request: Request) -> Response:
-        model = self._model(request)
+        model = self.model(request)
         expected = request.headers.get("if-match", "").strip().removeprefix("W/").strip('"')
         epoch_expected = whole_number(expected)
         if epoch_expected is None:
             raise PreconditionRequired("send If-Match with the epoch that GET gave as ETag, so that no change is lost")
-        wanted = await self._body(request, Policy)
-        current = await self._store.snapshot(model)
-        policy = revise(current.policy, wanted)
-        await self._check_pins(model, policy)
-        epoch = await self._store.set_policy(model, policy, epoch_expected)
+        wanted = await self.body(request, Policy)
+        current = await self.store.snapshot(model)
+        if current.epoch != epoch_expected:
+            raise EpochConflict(model, epoch_expected, current.epoch)
+        now = time()
+        policy = revise(current.policy, wanted, now)
+        return await self.install(
+            model, current, Move(policy, "set", "", "", "", "an operator set the policy"), self.who(request)
+        )
+
+    async def install(self, model: str, current: Snapshot, move: Move, who: str) -> Response:
+        """Install a change that was made of `current`; answer when every replica has it.
+
+        Raises:
+            EpochConflict: the policy has been changed meanwhile.
+            PolicyError: it pins a version that cannot be served.
+        """
+        await self._check_pins(model, move.policy, current.policy)
+        rejected = None
+        if move.rejected:
+            version = await self.store.version(model, move.rejected)
+            rejected = version.model_copy(update={"status": "rejected", "reason": move.why})
+        record = audit_of(model, move, who, time(), current.epoch + 1)
+        epoch = await self.store.set_policy(model, move.policy, current.epoch, record, rejected)
         await self._applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
-        return _policy_answer(await self._store.snapshot(model))
+        return _policy_answer(await self.store.snapshot(model))
+
+    @staticmethod
+    def who(request: Request) -> str:
+        """Whom a request says it comes from, for the record; the token is one for all operators."""
+        return request.headers.get("x-operator", "operator")[:100]
 
     async def versions(self, request: Request) -> Response:
         last = whole_number(request.query_params.get("last", "20"))
         if last is None or not 1 <= last <= 10_000:
             raise Invalid("last: a number from 1 to 10000")
-        versions = await self._store.versions(self._model(request), last)
+        versions = await self.store.versions(self.model(request), last)
         return answer({"versions": [version.model_dump(exclude={"golden", "label_times"}) for version in versions]})
 
     async def retrain(self, request: Request) -> Response:
         """End the current micro-batch; answer when every replica runs what was learned from all labels before this call."""
-        model = self._model(request)
+        model = self.model(request)
         body = await read_body(request, 10_000)
-        wanted = _validate(RetrainRequest, body or b"{}")
+        wanted = validate(RetrainRequest, body or b"{}")
         cut = pack_log(Cut("hand", time()))
-        position, _ = await self._store.append([(log_stream(model), cut), (CONTROL, b"")])
+        position, _ = await self.store.append([(log_stream(model), cut), (CONTROL, b"")])
         if not wanted.wait_s:
             return answer({"position": position, "verdict": "asked"}, 202)
         deadline = monotonic() + wanted.wait_s
         while True:
             look = self._replica.look
-            _, state = await self._store.consumer(learner_consumer(model))
+            _, state = await self.store.consumer(learner_consumer(model))
             progress: dict[str, Any] = json.loads(state) if state else {}
             if progress and position_key(progress["log_position"]) >= position_key(position):
                 break
@@ -101,41 +127,44 @@ class Operators:
                 raise TimedOut(f"the trainer of model '{model}' has not finished the micro-batch in {wanted.wait_s:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(look.wait(), 0.25)
-        snapshot = await self._store.snapshot(model)
+        snapshot = await self.store.snapshot(model)
         await self._applied(model, "channel_seq", snapshot.channel_seq, deadline)
         return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **progress})
 
     async def show_schedule(self, request: Request) -> Response:
-        return answer((await self._store.models())[self._model(request)].schedule.model_dump())
+        return answer((await self.store.models())[self.model(request)].schedule.model_dump())
 
     async def set_schedule(self, request: Request) -> Response:
-        model = self._model(request)
-        schedule = await self._body(request, Schedule)
-        await self._store.set_schedule(model, schedule)
+        model = self.model(request)
+        schedule = await self.body(request, Schedule)
+        await self.store.set_schedule(model, schedule)
         return answer(schedule.model_dump())
 
     async def status(self, request: Request) -> Response:
         """The whole platform at a glance; with Redis away, what this replica knows."""
         replica = self._replica
-        result: dict[str, Any] = {"away": replica.away, "models": {}, "replicas": [], "trainers": []}
+        result: dict[str, Any] = {"away": replica.away, "models": {}, "replicas": [], "trainers": [], "controllers": []}
         if not replica.control_away:
-            reports = await self._store.reports()
+            reports = await self.store.reports()
             result["replicas"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"]
+            result["controllers"] = [
+                report.model_dump(exclude={"metrics"}) for report in reports if report.role == "controller"
+            ]
             result["trainers"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"]
             for name in replica.models:
                 result["models"][name] = await self._model_status(name)
         return answer(result)
 
     async def _model_status(self, model: str) -> dict[str, Any]:
-        _, joined = await self._store.consumer(join_consumer(model))
-        _, learned = await self._store.consumer(learner_consumer(model))
-        snapshot = await self._store.snapshot(model)
+        _, joined = await self.store.consumer(join_consumer(model))
+        _, learned = await self.store.consumer(learner_consumer(model))
+        snapshot = await self.store.snapshot(model)
         return {
             "epoch": snapshot.epoch,
             "channels": snapshot.channels,
             "join": json.loads(joined) if joined else {},
             "learner": json.loads(learned) if learned else {},
-            "schedule": (await self._store.models())[model].schedule.model_dump(),
+            "schedule": (await self.store.models())[model].schedule.model_dump(),
         }
 
     async def _applied(self, model: str, counter: str, wanted: int, deadline: float) -> None:
@@ -146,7 +175,7 @@ class Operators:
         """
         while True:
             behind: list[str] = []
-            replicas = [report for report in await self._store.reports() if report.role == "replica"]
+            replicas = [report for report in await self.store.reports() if report.role == "replica"]
             for report in replicas:
                 applied = report.applied.get(model)
                 if applied is None or getattr(applied, counter) < wanted:
@@ -157,28 +186,28 @@ class Operators:
                 raise TimedOut(f"the change is made, but these replicas have not applied it yet: {', '.join(behind)}")
             await asyncio.sleep(_POLL_S)
 
-    async def _check_pins(self, model: str, policy: Policy) -> None:
-        for number in sorted(policy.pinned):
+    async def _check_pins(self, model: str, policy: Policy, current: Policy) -> None:
+        for number in sorted(policy.pinned - current.pinned):
             try:
-                version = await self._store.version(model, number)
-                await self._store.weights(model, number)
+                version = await self.store.version(model, number)
+                await self.store.weights(model, number)
             except NotFound as error:
                 raise PolicyError(f"a variant pins version {number}: {error}") from error
             if version.status != "published":
                 raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
 
-    def _model(self, request: Request) -> str:
+    def model(self, request: Request) -> str:
         model: str = request.path_params["model"]
         if model not in self._replica.models:
             raise UnknownModel(model, list(self._replica.models))
         return model
 
     @staticmethod
-    async def _body(request: Request, shape: type[Any]) -> Any:
-        return _validate(shape, await read_body(request, 1_000_000))
+    async def body(request: Request, shape: type[Any]) -> Any:
+        return validate(shape, await read_body(request, 1_000_000))
 
 
-def _validate(shape: type[Any], body: bytes) -> Any:
+def validate(shape: type[Any], body: bytes) -> Any:
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:

@@ -116,7 +116,8 @@ class ShadowQueue:
         live = work.state.live.get(work.variant)
         ids, units = work.of(work.answered.predictions.ids), work.of(work.answered.predictions.units)
         number = live.number if live is not None else 0
-        failure = Failures(at, ids, units, work.variant, number, (work.experiment,), "error", True, text[:300])
+        epoch = work.state.snapshot.epoch
+        failure = Failures(at, ids, units, work.variant, number, (work.experiment,), epoch, "error", True, text[:300])
         self._log.submit(work.hosted.stream, pack_log(failure))
 
 

@@ -7,7 +7,8 @@ from time import monotonic
 from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, SpecError
-from store.policy import Policy, Report, Snapshot
+from store.names import AUDIT
+from store.policy import CHAMPION, Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version, position_key
 from store.spec import ModelRecord, Schedule
 
@@ -143,12 +144,21 @@ class MemoryStore:
         known = self._models.get(model)
         return known.snapshot if known else Snapshot()
 
-    async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
+    async def set_policy(
+        self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
+    ) -> int:
         known = self._model(model)
         epoch = known.snapshot.epoch
         if epoch != expected_epoch:
             raise EpochConflict(model, expected_epoch, epoch)
-        known.snapshot = known.snapshot.model_copy(update={"policy": policy, "epoch": epoch + 1})
+        channels = {name: number for name, number in known.snapshot.channels.items() if name != CHAMPION}
+        if policy.champion is not None:
+            channels[CHAMPION] = policy.champion
+        known.snapshot = known.snapshot.model_copy(update={"policy": policy, "epoch": epoch + 1, "channels": channels})
+        if audit:
+            await self.append([(AUDIT, audit)])
+        if rejected is not None:
+            known.versions[rejected.number - 1] = rejected
         self._wake()
         return epoch + 1
 

@@ -5,6 +5,9 @@ from store.policy import MAIN
 CONTROL = "control"
 """An entry here wakes everyone who waits for changes."""
 
+AUDIT = "audit"
+"""Every decision of a human or of the platform, in one order."""
+
 
 def log_stream(model: str) -> str:
     """Predictions, shadow scores, feedback, cuts and ticks, in one order."""
@@ -18,6 +21,10 @@ def outcome_stream(model: str) -> str:
 
 def join_consumer(model: str) -> str:
     return f"join:{model}"
+
+
+def controller_consumer(model: str) -> str:
+    return f"controller:{model}"
 
 
 def learner_consumer(model: str, line: str = MAIN) -> str:

@@ -185,8 +185,11 @@ class PolicyBoard(Protocol):
 
     async def snapshot(self, model: str) -> Snapshot: ...
 
-    async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
-        """Replace the policy; return the new epoch.
+    async def set_policy(
+        self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
+    ) -> int:
+        """Replace the policy; return the new epoch. In the same step the audit record is kept, the channel `champion` names the
+        version that the default arm is pinned to, and a rejected version's record is replaced: all or nothing.
 
         Raises:
             EpochConflict: the epoch is not the expected one.

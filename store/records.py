@@ -71,9 +71,11 @@ class Failures:
     variant: str
     version: int
     experiments: tuple[str, ...]
+    epoch: int
     reason: Literal["error", "timeout"]
     rescued: bool
     text: str = ""
+    event_times: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +159,8 @@ def pack_log(record: LogRecord) -> bytes:
             )  # fmt: skip
         case Failures():
             body = (
-                "x", record.at, record.ids, record.units, record.variant, record.version, record.experiments, record.reason,
-                record.rescued, record.text,
+                "x", record.at, record.ids, record.units, record.variant, record.version, record.experiments, record.epoch,
+                record.reason, record.rescued, record.text, record.event_times,
             )  # fmt: skip
         case FeedbackBatch():
             events = [(e.id, e.label, e.event_time, e.source, e.confidence, e.item) for e in record.events]

@@ -22,12 +22,13 @@ from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, Unavailable
 from store.memory import merged
-from store.names import CONTROL
+from store.names import AUDIT, CONTROL
 from store.pipe import Pipe
 from store.policy import Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version
 from store.spec import ModelRecord, Schedule
 
+_AUDIT_LENGTH = 100_000
 _CONTROL_LENGTH = 1000
 
 _MOVE = """
@@ -59,11 +60,19 @@ end
 return {{false, number}}
 """
 
-# KEYS: board, control. ARGV: expected epoch, policy.
+# KEYS: board, control, audit, versions.
+# ARGV: expected epoch, policy, champion or 0, audit record or '', rejected version or 0, its record.
 _SET_POLICY = f"""
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch ~= tonumber(ARGV[1]) then return {{epoch, 0}} end
 redis.call('HSET', KEYS[1], 'policy', ARGV[2], 'epoch', epoch + 1)
+if ARGV[3] ~= '0' then
+  redis.call('HSET', KEYS[1], 'channel:champion', ARGV[3])
+else
+  redis.call('HDEL', KEYS[1], 'channel:champion')
+end
+if ARGV[4] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', {_AUDIT_LENGTH}, '*', 'p', ARGV[4]) end
+if ARGV[5] ~= '0' then redis.call('HSET', KEYS[4], ARGV[5], ARGV[6]) end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', 'policy')
 return {{epoch + 1, 1}}
 """
@@ -205,9 +214,13 @@ class RedisStore:
             channel_seq=int(board.get(b"channel_seq", 0)),
         )
 
-    async def set_policy(self, model: str, policy: Policy, expected_epoch: int) -> int:
-        keys = [self._key(model, "board"), self._key(CONTROL)]
-        epoch, done = await self._run(_SET_POLICY, keys, [expected_epoch, policy.model_dump_json()])
+    async def set_policy(
+        self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
+    ) -> int:
+        keys = [self._key(model, "board"), self._key(CONTROL), self._key(AUDIT), self._key(model, "versions")]
+        gone = (rejected.number, rejected.model_dump_json()) if rejected is not None else (0, "")
+        args = [expected_epoch, policy.model_dump_json(), policy.champion or 0, audit, *gone]
+        epoch, done = await self._run(_SET_POLICY, keys, args)
         if not done:
             raise EpochConflict(model, expected_epoch, epoch)
         return epoch

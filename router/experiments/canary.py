@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+from router.accounts import Account, ArmsAccount
 from router.experiments.kind import Arm, Split
 from store.policy import Experiment
 
@@ -11,6 +12,7 @@ class Canary:
     """A growing share moves units from the baseline to the candidate, and none back."""
 
     answers: ClassVar[bool] = True
+    account: ClassVar[type[Account]] = ArmsAccount
 
     def __init__(self, experiment: Experiment) -> None:
         self._split = Split(experiment.salt, experiment.slices)

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, Protocol
 
+from router.accounts import Account
 from router.assignment import SLOTS, slot
 from store.policy import Experiment, Slice
 
@@ -20,9 +21,11 @@ class Kind(Protocol):
 
     Attributes:
         answers: whether its arms answer predictions, so that it takes its place in a layer.
+        account: the class that keeps its books.
     """
 
     answers: ClassVar[bool]
+    account: ClassVar[type[Account]]
 
     def __init__(self, experiment: Experiment) -> None: ...
 

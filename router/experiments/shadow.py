@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+from router.accounts import Account, PairedAccount
 from router.assignment import SLOTS, slot
 from router.experiments.kind import Arm
 from store.policy import Experiment
@@ -12,6 +13,7 @@ class Shadow:
     """Every variant in `shares` shadows that share of the units; nobody is ever answered by it."""
 
     answers: ClassVar[bool] = False
+    account: ClassVar[type[Account]] = PairedAccount
 
     def __init__(self, experiment: Experiment) -> None:
         self._salt = experiment.salt

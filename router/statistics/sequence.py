@@ -47,7 +47,9 @@ class AsymptoticSequence:
         return scale * math.sqrt(2.0 * mixed / (n * n * self.rho_squared) * (0.5 * math.log(mixed) - math.log(self.alpha)))
 
     def interval(self, difference: Difference) -> tuple[float, float]:
-        half = self.half_width(difference.n, difference.standard_error)
+        # Without any spread so far nothing is known of it: that is not certainty.
+        error = difference.standard_error
+        half = self.half_width(difference.n, error) if error > 0.0 else math.inf
         return difference.estimate - half, difference.estimate + half
 
     def log_e(self, difference: Difference, null: float = 0.0) -> float:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from store.errors import EpochConflict, Fenced
+from store.names import AUDIT
 from store.policy import Policy, Report, Variant
 from store.protocols import START, Commit, PolicyBoard, Store, position_key
 from store.testing.log import EventLogContract
@@ -102,3 +103,18 @@ class StoreContract(EventLogContract, ModelRegistryContract, PolicyBoardContract
         snapshot = await store.snapshot("m")
         assert (snapshot.channels, snapshot.channel_seq) == ({"main@latest": 1}, 1)
         assert await store.weights("m", 1) == b"w"
+
+    async def test_a_decision_its_record_and_what_it_rejects_are_one_step(self, store: Store) -> None:
+        await registered(store)
+        for n in range(2):
+            await store.commit("m", Commit(step(f"{n}-0", f"{n + 1}-0"), version(f"{n + 1}-0"), b"w"))
+        rejected = (await store.version("m", 1)).model_copy(update={"status": "rejected", "reason": "it was worse"})
+        pinned = Policy(variants=(Variant(name="main", version=2),))
+        assert await store.set_policy("m", pinned, 0, b"the record", rejected) == 1
+        with pytest.raises(EpochConflict):
+            await store.set_policy("m", Policy(), 0, b"another", rejected.model_copy(update={"reason": "another"}))
+        assert await store.version("m", 1) == rejected
+        assert [entry.payload for entry in await store.read(AUDIT, START, 10)] == [b"the record"]
+        assert (await store.snapshot("m")).channels == {"main@latest": 2, "champion": 2}
+        await store.set_policy("m", Policy(), 1)
+        assert (await store.snapshot("m")).channels == {"main@latest": 2}

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.anyio
 OPERATOR_ROUTES = [
     ("GET", "/admin/models/m/policy"), ("PUT", "/admin/models/m/policy"), ("GET", "/admin/models/m/versions"),
     ("POST", "/admin/models/m/retrain"), ("GET", "/admin/models/m/schedule"), ("PUT", "/admin/models/m/schedule"),
-    ("GET", "/admin/status"),
+    ("GET", "/admin/status"), ("GET", "/admin/audit"), ("GET", "/admin/models/m/experiments"),
+    ("POST", "/admin/models/m/experiments"), ("GET", "/admin/models/m/experiments/{name}"),
+    ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/versions/{number}/promote"),
 ]  # fmt: skip
 
 
@@ -40,6 +42,10 @@ def _policy(**changes: Any) -> dict[str, Any]:
 
 def _ab(shares: Any) -> dict[str, Any]:
     return _policy(experiments=[{"name": "e", "kind": "ab", "shares": shares}])
+
+
+def _canary(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "canary", "shares": {"other": 0.1}} | more
 
 
 async def _epoch(client: httpx.AsyncClient) -> str:
@@ -69,7 +75,14 @@ async def test_a_stale_epoch_is_a_conflict(client: httpx.AsyncClient) -> None:
         (_policy(variants=[{"name": "main", "version": 999}]), "version 999"), (_policy(default="nobody"), "nobody"),
         (_policy(variants=[{"name": "main", "version": 0}]), "version"), (_policy(variants=[]), "main"),
         (_policy(surprise=1), "surprise"), (_policy(experiments=[{"name": "e"}]), "kind"), ([], "the body"),
-        (_policy(variants=[{"name": "main", "version": 10**30}]), "version"),
+        (_policy(variants=[{"name": "main", "version": 10**30}]), "version"), (_policy(holdout=1.0), "holdout"),
+        (_policy(forced={"me": "nobody"}), "nobody"), (_policy(rollout={"line": "main"}), "pin it"),
+        (_policy(rollout={"steps": []}), "steps"),
+        (_policy(experiments=[_canary("one", traffic=0.7), _canary("two", traffic=0.5)]), "make 120%"),
+        (_policy(experiments=[_canary("one", layer="a"), _canary("two", layer="b", baseline="other")]), "one candidate"),
+        (_policy(experiments=[_canary("one", target=[{"by": "feature", "name": "x"}])]), "needs values"),
+        (_policy(experiments=[_canary("one", steps=[{"share": 2}])]), "steps"),
+        (_policy(experiments=[_canary("one", judging={"alpha": 2})]), "alpha"),
     ],
 )  # fmt: skip
 async def test_a_policy_that_makes_no_sense_isrefused(client: httpx.AsyncClient, policy: Any, says: str) -> None:

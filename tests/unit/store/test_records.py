@@ -47,7 +47,7 @@ log_records: st.SearchStrategy[LogRecord] = st.one_of(
     ),
     st.builds(
         Failures, floats, st.lists(texts), st.lists(texts), texts, st.integers(0, 2**31), names,
-        st.sampled_from(["error", "timeout"]), st.booleans(), texts,
+        st.integers(0, 2**31), st.sampled_from(["error", "timeout"]), st.booleans(), texts, st.none() | st.lists(floats),
     ),
     st.builds(FeedbackBatch, floats, st.lists(feedback)),
     cuts,

@@ -1,0 +1,33 @@
+"""Versions that were made elsewhere: put beside those that the platform trains, on a line of their own."""
+
+from store.artefact import digest_of, open_session, unpack_golden
+from store.names import learner_consumer
+from store.protocols import Advance, Commit, Graph, Store, Version
+
+TOLERANCE = 1e-4
+
+
+async def publish(store: Store, model: str, graph: Graph, weights: bytes, line: str, reason: str = "") -> Version:
+    """Publish a graph with its weights as the newest version of a line; return it with its number.
+
+    Raises:
+        ArtefactError: the graph does not open with these weights, or does not answer its golden inputs.
+    """
+    scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
+    await store.put_graph(model, graph)
+    consumer = learner_consumer(model, line)
+    at, _ = await store.consumer(consumer)
+    count = int(at.partition("-")[0]) + 1
+    version = Version(
+        model=model,
+        line=line,
+        position=f"{count}-0",
+        graph=graph.digest,
+        weights=digest_of(weights)[:32],
+        golden=tuple(tuple(row) for row in scores.tolist()),
+        tolerance=TOLERANCE,
+        lineage={"made": "elsewhere", "why": reason},
+    )
+    published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights))
+    assert published is not None
+    return published

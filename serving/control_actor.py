@@ -1,0 +1,84 @@
+"""The controllers of all models as one Ray actor, supervised: Ray restarts it when it dies, it goes on after anything else."""
+
+import asyncio
+import logging
+import os
+import threading
+from typing import Any
+
+import ray
+import uvloop
+
+from serving.controller import Controller
+from store.errors import StoreError
+from store.policy import Report
+from store.redis_store import RedisStore
+
+log = logging.getLogger(__name__)
+LEASE_S = 5.0
+NICENESS = 5
+"""Experiments give way to answers."""
+
+_IDLE_S = 0.1
+_LIST_EVERY_S = 1.0
+
+
+class ControlActor:
+    """Runs one controller per model for as long as it lives. Create it through `start_controller`."""
+
+    def __init__(self, redis_url: str, prefix: str) -> None:
+        self._url, self._prefix = redis_url, prefix
+        self._problems: dict[str, str] = {}
+        os.nice(NICENESS)
+        threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="controller").start()
+
+    def problems(self) -> dict[str, str]:
+        """What keeps a model's controller from its work."""
+        return self._problems
+
+    async def _run(self) -> None:
+        store = RedisStore(self._url, self._prefix)
+        controllers: dict[str, asyncio.Task[None]] = {}
+        while True:
+            try:
+                for name, record in (await store.models()).items():
+                    if name not in controllers:
+                        controllers[name] = asyncio.create_task(self._control(Controller(store, record), name))
+                report = Report(
+                    name="controller",
+                    role="controller",
+                    pid=os.getpid(),
+                    ready=not self._problems,
+                    away={f"controller of {name}": why for name, why in self._problems.items()},
+                )
+                await store.report(report, LEASE_S)
+            except StoreError:
+                log.warning("the store is away")
+            await asyncio.sleep(_LIST_EVERY_S)
+
+    async def _control(self, controller: Controller, model: str) -> None:
+        """Start over from the store after anything that fails: it holds all that counts."""
+        pause_s = 0.2
+        while True:
+            try:
+                await controller.start()
+                while True:
+                    busy = await controller.step()
+                    self._problems.pop(model, None)
+                    pause_s = 0.2
+                    await asyncio.sleep(0.0 if busy else _IDLE_S)
+            except StoreError as error:
+                self._problems[model] = str(error)
+            except Exception as error:
+                log.exception("the controller of model '%s' failed and is started again", model)
+                self._problems[model] = f"{type(error).__name__}: {error}"
+            await asyncio.sleep(pause_s)
+            pause_s = min(5.0, pause_s * 2)
+
+
+def start_controller(redis_url: str, prefix: str) -> Any:
+    """Start the controllers. A call is never retried: what it decides is decided once, by the policy's epoch."""
+    actor = ray.remote(ControlActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        name="controller", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
+    )
+    return actor.remote(redis_url, prefix)

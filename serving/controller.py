@@ -1,0 +1,239 @@
+"""The controller of one model: it reads what became of the traffic, keeps the books of its experiments, and decides.
+
+Books and positions are saved together, so that every event is booked once, whatever is killed when. A decision is a change
+of the policy, installed by compare-and-set on the epoch that it was made from: of two controllers one decides, and one that
+was killed in between finds it done or does it again.
+"""
+
+import json
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any
+
+import msgpack
+
+from router import accounts
+from router.experiments import KINDS
+from router.report import judge, report
+from router.rollout import ROLLOUT, Move, advance, enter
+from store.errors import EpochConflict
+from store.names import controller_consumer, log_stream, outcome_stream
+from store.policy import AuditRecord, Experiment, Snapshot
+from store.protocols import START, Advance, Entry, Store
+from store.records import Failures, LogRecord, Outcomes, Predictions, Shadows, unpack_log, unpack_outcomes
+from store.spec import ModelRecord
+
+WHO = "controller"
+_READ = 1000
+_SAVE_EVERY_S = 1.0
+_SAVING_SHARE = 0.1
+_JUDGE_EVERY_S = 0.2
+_LOOK_BACK_S = 5.0
+
+
+class Controller:
+    """Keeps one model's experiments going. `step` is to be called for ever; `reached` is told of durable steps (for tests)."""
+
+    def __init__(
+        self,
+        store: Store,
+        record: ModelRecord,
+        *,
+        clock: Callable[[], float] = time,
+        reached: Callable[[str], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._record = record
+        self._model = record.name
+        self._clock = clock
+        self._reached = reached or _nobody
+        self._consumer = controller_consumer(record.name)
+        self._streams = {"log": log_stream(record.name), "outcomes": outcome_stream(record.name)}
+        self._books: dict[str, accounts.Account] = {}
+        self._opened: dict[str, list[Any]] = {}
+        self._at = START
+        self._read_to: dict[str, str] = {}
+        self._dirty = False
+        self._saved_at = self._judged_at = 0.0
+        self._pause_s = _SAVE_EVERY_S
+
+    async def start(self) -> None:
+        """Take up the books where the last controller saved them."""
+        self._at, _ = await self._store.consumer(self._consumer)
+        blob = await self._store.blob(self._consumer)
+        state: dict[str, Any] = msgpack.unpackb(blob, strict_map_key=False) if blob else {}
+        self._read_to = state.get("read_to", {})
+        self._opened = state.get("opened", {})
+        self._packed: dict[str, Any] = state.get("books", {})
+        self._books = {}
+
+    async def step(self) -> bool:
+        """Book what has come, decide, and save when it is time; return whether there was anything to do."""
+        snapshot = await self._store.snapshot(self._model)
+        if await self._enter(snapshot):
+            return True
+        running = {experiment.name: experiment for experiment in snapshot.policy.experiments}
+        self._open(running, snapshot)
+        if not running:
+            if self._dirty:
+                await self._save(snapshot)
+            return False
+        read = await self._book(snapshot)
+        now = self._clock()
+        for account in self._books.values():
+            account.close(None if self._record.clock == "event" else now)
+        if monotonic() - self._judged_at >= _JUDGE_EVERY_S:
+            self._judged_at = monotonic()
+            if await self._decide(snapshot, now):
+                return True
+        if self._dirty and monotonic() - self._saved_at >= self._pause_s:
+            await self._save(snapshot)
+        return read > 0
+
+    async def _enter(self, snapshot: Snapshot) -> bool:
+        """Let the newest version that was not tried yet enter, if the policy says so and none is on trial."""
+        policy, now = snapshot.policy, self._clock()
+        plan = policy.rollout
+        if plan is None or any(experiment.name == ROLLOUT for experiment in policy.experiments):
+            return False
+        newest = snapshot.channels.get(f"{plan.line}@latest", 0)
+        if newest <= max(policy.tried, policy.champion or 0) or now - policy.tried_at < plan.every_s:
+            return False
+        return await self._install(snapshot, enter(policy, plan, newest, now), now)
+
+    def _open(self, running: dict[str, Experiment], snapshot: Snapshot) -> None:
+        """Open books for experiments that are new, or of another kind than before; close those of experiments that ended."""
+        for name in [name for name in self._opened if name not in running]:
+            del self._opened[name]
+            self._books.pop(name, None)
+            self._dirty = True
+        for name, experiment in running.items():
+            identity = [KINDS[experiment.kind].account.__name__, experiment.progress.started_at]
+            if self._opened.get(name) != identity:
+                self._books[name] = KINDS[experiment.kind].account(experiment, self._record)
+                self._opened[name] = identity
+                self._packed.pop(name, None)
+                self._dirty = True
+            elif name not in self._books:
+                self._books[name] = KINDS[experiment.kind].account(experiment, self._record, self._packed.pop(name, None))
+            self._books[name].begin(experiment, snapshot.epoch)
+        if not running:
+            self._read_to = {}
+        elif not self._read_to:
+            earliest = min(e.progress.started_at - e.judging.before_s for e in running.values()) - _LOOK_BACK_S
+            self._read_to = dict.fromkeys(self._streams, f"{max(0, int(earliest * 1000))}-0")
+
+    async def _book(self, snapshot: Snapshot) -> int:
+        """Read outcomes first: their predictions are then surely in what is read of the log."""
+        outcomes = await self._store.read(self._streams["outcomes"], self._read_to["outcomes"], _READ)
+        entries = await self._store.read(self._streams["log"], self._read_to["log"], _READ)
+        read = self._book_log(entries, snapshot.epoch)
+        for entry in outcomes:
+            record = unpack_outcomes(entry.payload)
+            if isinstance(record, Outcomes):
+                if any(outcome.served.epoch > snapshot.epoch for outcome in record.outcomes):
+                    break
+                for outcome in record.outcomes:
+                    for account in self._books.values():
+                        account.outcome(outcome)
+            self._read_to["outcomes"] = entry.position
+            read += 1
+        self._dirty = self._dirty or read > 0
+        return read
+
+    def _book_log(self, entries: list[Entry], epoch: int) -> int:
+        """Book log entries up to the first that was planned on a policy that is not known here yet."""
+        for count, entry in enumerate(entries):
+            record = unpack_log(entry.payload)
+            if _planned_at(record) > epoch:
+                return count
+            for account in self._books.values():
+                match record:
+                    case Predictions():
+                        account.predictions(record)
+                    case Failures():
+                        account.failures(record)
+                    case Shadows():
+                        account.shadows(record)
+                    case _:
+                        break
+            self._read_to["log"] = entry.position
+        return len(entries)
+
+    async def _decide(self, snapshot: Snapshot, now: float) -> bool:
+        for experiment in snapshot.policy.experiments:
+            account = self._books[experiment.name]
+            units = account.units_of_step(experiment)
+            move = advance(snapshot.policy, experiment.name, judge(experiment, account), units, now)
+            if move is not None:
+                # What was decided on is what is saved: a restart must not find less evidence than was acted on.
+                await self._save(snapshot)
+                return await self._install(snapshot, move, now)
+        return False
+
+    async def _install(self, snapshot: Snapshot, move: Move, now: float) -> bool:
+        rejected = None
+        if move.rejected:
+            version = await self._store.version(self._model, move.rejected)
+            rejected = version.model_copy(update={"status": "rejected", "reason": move.why})
+        record = audit_of(self._model, move, WHO, now, snapshot.epoch + 1)
+        self._reached(f"before {move.action}")
+        try:
+            await self._store.set_policy(self._model, move.policy, snapshot.epoch, record, rejected)
+        except EpochConflict:
+            return False  # somebody was faster: look again
+        self._reached(f"after {move.action}")
+        return True
+
+    async def _save(self, snapshot: Snapshot) -> None:
+        started = monotonic()
+        now = self._clock()
+        reports = {
+            experiment.name: report(snapshot.policy, experiment, self._books[experiment.name], now)
+            for experiment in snapshot.policy.experiments
+            if experiment.name in self._books
+        }
+        books = {name: account.pack() for name, account in self._books.items()}
+        blob: bytes = msgpack.packb({"read_to": self._read_to, "opened": self._opened, "books": books})  # pyright: ignore[reportAssignmentType]
+        state = json.dumps({"at": now, "epoch": snapshot.epoch, "experiments": reports}).encode()
+        position = f"{self._read_to.get('log', START)} {self._read_to.get('outcomes', START)}"
+        self._reached("before save")
+        await self._store.advance(Advance(self._consumer, self._at, position, state, blob), [])
+        self._reached("after save")
+        self._at, self._dirty, self._saved_at = position, False, monotonic()
+        self._pause_s = max(_SAVE_EVERY_S, (monotonic() - started) / _SAVING_SHARE)
+
+
+def _planned_at(record: LogRecord) -> int:
+    """The newest epoch that a record was planned on."""
+    match record:
+        case Predictions():
+            return max((served.epoch for served in record.served), default=0)
+        case Failures():
+            return record.epoch
+        case _:
+            return 0
+
+
+def audit_of(model: str, move: Move, who: str, now: float, epoch: int) -> bytes:
+    """Return the record of a decision."""
+    return (
+        AuditRecord(
+            at=now,
+            who=who,
+            model=model,
+            action=move.action,
+            experiment=move.experiment,
+            before=move.before,
+            after=move.after,
+            why=move.why,
+            epoch=epoch,
+            evidence=tuple(move.evidence),
+        )
+        .model_dump_json()
+        .encode()
+    )
+
+
+def _nobody(_: str) -> None:
+    """Nobody asks how far it has come."""

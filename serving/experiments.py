@@ -1,0 +1,154 @@
+"""What operators call about experiments: start them, read them, move them; promote a version; read who decided what."""
+
+import json
+from collections.abc import Callable
+from time import time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router import revise
+from router.rollout import Move, find, pause, promote, resume, roll_back, stop
+from serving.errors import Invalid
+from serving.http import answer, read_body, whole_number
+from serving.operators import Operators, validate
+from store.errors import EpochConflict, NotFound, PolicyError
+from store.names import AUDIT, controller_consumer
+from store.policy import AuditRecord, Experiment, Policy, Variant
+from store.protocols import START
+
+_TRIES = 20
+_ACTIONS: dict[str, Callable[..., Move]] = {"stop": stop, "pause": pause, "resume": resume}
+
+
+class NewExperiment(BaseModel):
+    """An experiment, and the variants that it needs and the policy does not have yet."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    experiment: Experiment
+    variants: tuple[Variant, ...] = ()
+
+
+class Reason(BaseModel):
+    """Why, for the record. `arm` names one where an experiment has several."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    why: str = Field(default="", max_length=1000)
+    arm: str = Field(default="", max_length=64)
+
+
+class Experiments:
+    """The routes of experiments, over one replica. Each change is made of the policy as it is, and tried again where somebody
+    else was faster; all are on record."""
+
+    def __init__(self, operators: Operators) -> None:
+        self._operators = operators
+        self._store = operators.store
+
+    async def show_all(self, request: Request) -> Response:
+        model = self._operators.model(request)
+        snapshot = await self._store.snapshot(model)
+        reports = (await self._reports(model)).get("experiments", {})
+        rows = [
+            {"experiment": one.name, "kind": one.kind, "status": one.progress.status, "report": reports.get(one.name)}
+            for one in snapshot.policy.experiments
+        ]
+        return answer({"experiments": rows})
+
+    async def show(self, request: Request) -> Response:
+        """The report of a running experiment, or what was decided of one that ended."""
+        model, name = self._operators.model(request), request.path_params["name"]
+        content = await self._reports(model)
+        decisions = [record.model_dump() for record in await self._audit(model, 1000) if record.experiment == name]
+        snapshot = await self._store.snapshot(model)
+        running = next((one for one in snapshot.policy.experiments if one.name == name), None)
+        report = content.get("experiments", {}).get(name) if running else None
+        if running is None and not decisions:
+            raise NotFound(f"model '{model}' has no experiment '{name[:80]}' and never had")
+        return answer({"experiment": name, "running": running is not None, "report": report, "decisions": decisions[:50]})
+
+    async def create(self, request: Request) -> Response:
+        wanted: NewExperiment = await self._operators.body(request, NewExperiment)
+
+        def added(policy: Policy, now: float) -> Move:
+            if any(one.name == wanted.experiment.name for one in policy.experiments):
+                raise PolicyError(f"an experiment is named '{wanted.experiment.name}' already")
+            variants = {variant.name: variant for variant in policy.variants}
+            for variant in wanted.variants:
+                if variants.setdefault(variant.name, variant) != variant:
+                    raise PolicyError(f"variant '{variant.name}' is there already, and is another")
+            update = {"variants": tuple(variants.values()), "experiments": (*policy.experiments, wanted.experiment)}
+            changed = revise(policy, policy.model_copy(update=update), now)
+            after = ", ".join(f"'{arm}' {share:g}" for arm, share in find(changed, wanted.experiment.name).shares.items())
+            return Move(changed, "enter", wanted.experiment.name, "", after, "an operator started it")
+
+        return await self._change(request, added)
+
+    async def act(self, request: Request) -> Response:
+        name, action = request.path_params["name"], request.path_params["action"]
+        reason = await self._reason(request)
+        why = reason.why or "an operator asked for it"
+        if action == "promote":
+            return await self._change(request, lambda policy, now: promote(policy, name, why, now, arm=reason.arm))
+        if action == "rollback":
+            return await self._change(request, lambda policy, now: roll_back(policy, name, reason.arm, why, now))
+        if action not in _ACTIONS:
+            raise NotFound(f"no action '{action[:40]}': one of {', '.join((*_ACTIONS, 'promote', 'rollback'))}")
+        return await self._change(request, lambda policy, now: _ACTIONS[action](policy, name, why, now))
+
+    async def promote_version(self, request: Request) -> Response:
+        """Pin the default arm to a version at once."""
+        number = whole_number(request.path_params["number"])
+        if not number:
+            raise Invalid("the version is a number, such as /versions/12/promote")
+        reason = await self._reason(request)
+
+        def pinned(policy: Policy, now: float) -> Move:
+            default = policy.variant(policy.default)
+            moved = default.model_copy(update={"version": number})
+            variants = tuple(moved if variant.name == default.name else variant for variant in policy.variants)
+            changed = revise(policy, policy.model_copy(update={"variants": variants}), now)
+            before = f"version {default.version}" if default.version else f"line {default.line}"
+            why = reason.why or "an operator asked for it"
+            return Move(changed, "promote", "", f"'{default.name}' is {before}", f"'{default.name}' is version {number}", why)
+
+        return await self._change(request, pinned)
+
+    async def audit(self, request: Request) -> Response:
+        last = whole_number(request.query_params.get("last", "100"))
+        if last is None or not 1 <= last <= 10_000:
+            raise Invalid("last: a number from 1 to 10000")
+        records = await self._audit(request.query_params.get("model", ""), last)
+        return answer({"audit": [record.model_dump() for record in records]})
+
+    async def _change(self, request: Request, make: Callable[[Policy, float], Move]) -> Response:
+        model = self._operators.model(request)
+        for attempt in range(_TRIES):
+            snapshot = await self._store.snapshot(model)
+            move = make(snapshot.policy, time())
+            try:
+                return await self._operators.install(model, snapshot, move, self._operators.who(request))
+            except EpochConflict:
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _reason(self, request: Request) -> Reason:
+        return validate(Reason, await read_body(request, 10_000) or b"{}")
+
+    async def _reports(self, model: str) -> dict[str, Any]:
+        _, state = await self._store.consumer(controller_consumer(model))
+        return json.loads(state) if state else {}
+
+    async def _audit(self, model: str, last: int) -> list[AuditRecord]:
+        """The newest records, newest first; of one model, or with an empty name of all."""
+        records: list[AuditRecord] = []
+        after = START
+        while entries := await self._store.read(AUDIT, after, 1000):
+            records += [AuditRecord.model_validate_json(entry.payload) for entry in entries]
+            after = entries[-1].position
+        return [record for record in records[::-1] if not model or record.model == model][:last]

@@ -1,0 +1,147 @@
+"""Rollouts on a running platform, under load: bad versions go by themselves, a better one reaches champion."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.client import ApiError
+from deploy.importing import publish
+from deploy.testing import TestPlatform, platform_in, until
+from store.artefact import pack_weights
+from store.protocols import Graph, Version
+from store.redis_store import RedisStore
+from store.testing.graphs import WIDTH, behaving, weights
+
+MODEL = "vector"
+SHARES = (0.1, 0.3, 0.5)
+STEPS = [{"share": share, "min_s": 1.0, "min_units": 30} for share in SHARES]
+JUDGING = {"window_s": 1.0, "labels_s": 1.0, "n_opt": 2000, "margin": 0.1}
+_DRAWN = np.random.default_rng(7).normal(0.0, 1.5, WIDTH)
+TRUE = _DRAWN - _DRAWN.mean()
+"""The truth's weights; half of the labels are 1."""
+
+
+@dataclass
+class Crowd:
+    """Clients that ask, and tell the truth a moment later. Units are new ones all the time."""
+
+    platform: TestPlatform
+    threads: int = 3
+    answered: int = 0
+    refusals: list[str] = field(default_factory=list[str])
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Crowd":
+        self._running = [threading.Thread(target=self._live, args=(seed,), daemon=True) for seed in range(self.threads)]
+        for thread in self._running:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._running:
+            thread.join()
+
+    def _live(self, seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        with self.platform.client() as client:
+            while not self._stop.is_set():
+                rows = draw.uniform(0.0, 1.0, (4, WIDTH))
+                chances = 1 / (1 + np.exp(-rows @ TRUE))
+                labels = (draw.random(4) < chances).astype(int)
+                try:
+                    made = client.predict(MODEL, [{"features": {"x": row}} for row in rows.round(4).tolist()])
+                    self.answered += len(made)
+                    client.feedback([{"id": one["id"], "label": int(y)} for one, y in zip(made, labels, strict=True)])
+                except ApiError as error:
+                    self.refusals.append(f"{error.status} {error}")
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestPlatform]:
+    with platform_in(tmp_path_factory.mktemp("rollouts")) as place:
+        place.start("examples.vector:spec")
+        with place.client() as client:
+            client.set_schedule(MODEL, None, None)
+            sound = _publish(place, behaving("good"), weights()).number
+            client.promote(MODEL, sound, "to have something to be compared with")
+        yield place
+
+
+def _publish(platform: TestPlatform, graph: Graph, packed: bytes) -> Version:
+    async def run() -> Version:
+        store = RedisStore(platform.running.redis_url)
+        try:
+            return await publish(store, MODEL, graph, packed, "trial")
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def _ends(platform: TestPlatform, version: int) -> dict[str, Any]:
+    """Wait until a version's rollout has ended; return the last decision on it."""
+    with platform.client() as client:
+
+        def ended() -> bool:
+            return client.policy(MODEL)["policy"]["tried"] >= version and not client.experiments(MODEL)
+
+        until(ended, f"the rollout of version {version} has ended")
+        return client.audit(MODEL)[0]
+
+
+def _plan(platform: TestPlatform, **judging: Any) -> None:
+    with platform.client() as client:
+        current = client.policy(MODEL)
+        policy = current["policy"]
+        policy["rollout"] = {"line": "trial", "steps": STEPS, "judging": JUDGING | judging}
+        client.set_policy(MODEL, policy, current["epoch"])
+
+
+@pytest.mark.parametrize(
+    ("graph", "packed", "says"),
+    [
+        (behaving("good"), weights(scale=30.0), ("scores", "loss")),
+        (behaving("throws"), weights(), ("errors",)),
+        (behaving("slow", turns=900), weights(), ("latency",)),
+        (behaving("nan"), weights(), ("errors",)),
+    ],
+    ids=["ruined weights", "throws on 5 %", "sleeps 50 ms", "NaN on 5 %"],
+)
+def test_a_bad_version_is_rolled_back_by_itself_and_no_client_sees_it(
+    platform: TestPlatform, graph: Graph, packed: bytes, says: tuple[str, ...]
+) -> None:
+    _plan(platform)
+    with Crowd(platform) as crowd, platform.client() as client:
+        until(lambda: crowd.answered > 200, "there is a load")
+        champion = client.policy(MODEL)["channels"]["champion"]
+        version = _publish(platform, graph, packed).number
+        decision = _ends(platform, version)
+        assert decision["action"] == "roll back", decision
+        assert any(word in decision["why"] for word in says), decision["why"]
+        [gone] = [one for one in client.versions(MODEL) if one["number"] == version]
+        assert gone["status"] == "rejected"
+        assert gone["reason"] == decision["why"]
+        assert client.policy(MODEL)["channels"]["champion"] == champion
+        answered = crowd.answered
+        until(lambda: crowd.answered > answered + 50, "the load goes on")
+    assert not crowd.refusals
+    print(f"{decision['why']} | requests {crowd.answered}")
+
+
+def test_a_better_version_reaches_champion(platform: TestPlatform) -> None:
+    _plan(platform, better=True)
+    with Crowd(platform) as crowd, platform.client() as client:
+        better = behaving("good")
+        packed = pack_weights({"w": TRUE.astype(np.float32).reshape(WIDTH, 1)})
+        version = _publish(platform, better, packed).number
+        decision = _ends(platform, version)
+        assert (decision["action"], decision["after"]) == ("promote", f"'main' is version {version}"), decision
+        assert client.policy(MODEL)["channels"]["champion"] == version
+        until(lambda: client.predict(MODEL, [{"features": {"x": [0.1] * WIDTH}}])[0]["version"] == version, "it answers")
+    assert not crowd.refusals

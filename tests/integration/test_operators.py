@@ -1,0 +1,154 @@
+"""What operators do with experiments, from the first request to the record of it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.importing import publish
+from serving.testing import GOOD, TOKEN, predict, refused
+from store.errors import EpochConflict
+from store.protocols import Graph
+from store.redis_store import RedisStore
+from trainer.loop import Trainer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def client(
+    platform: tuple[Trainer, RedisStore, httpx.AsyncClient],
+) -> AsyncIterator[httpx.AsyncClient]:
+    """The platform's client; every test leaves the policy as it was at first."""
+    client = platform[2]
+    yield client
+    await _set(client, {"variants": [{"name": "main"}], "default": "main"})
+    await predict(client)
+
+
+async def _set(client: httpx.AsyncClient, policy: dict[str, Any]) -> dict[str, Any]:
+    etag = (await client.get("/admin/models/m/policy", headers=TOKEN)).headers["etag"]
+    reply = await client.put("/admin/models/m/policy", headers=TOKEN | {"if-match": etag}, json=policy)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+async def _start(client: httpx.AsyncClient, version: int, **more: Any) -> httpx.Response:
+    experiment = {"name": "trial", "kind": "canary", "shares": {"new": 0.5}} | more
+    body = {"experiment": experiment, "variants": [{"name": "new", "version": version}]}
+    return await client.post("/admin/models/m/experiments", headers=TOKEN, json=body)
+
+
+async def _act(client: httpx.AsyncClient, action: str, **reason: str) -> httpx.Response:
+    return await client.post(f"/admin/models/m/experiments/trial/{action}", headers=TOKEN, json=reason)
+
+
+async def _policy(client: httpx.AsyncClient) -> dict[str, Any]:
+    return (await client.get("/admin/models/m/policy", headers=TOKEN)).json()
+
+
+async def _second_version(platform: tuple[Trainer, RedisStore, httpx.AsyncClient]) -> int:
+    """Publish the first version again, on another line."""
+    _, store, _ = platform
+    first = await store.version("m", 1)
+    graph: Graph = await store.graph("m", first.graph)
+    return (await publish(store, "m", graph, await store.weights("m", 1), "other")).number
+
+
+async def test_an_experiment_from_its_start_to_its_end(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    version = await _second_version(platform)
+    assert (await _start(client, version)).status_code == 200
+    seen = {(one["variant"], one["version"]) for one in [await predict(client, unit=f"u{n}") for n in range(40)]}
+    assert ("new", version) in seen
+    refused(await _start(client, version), 422, "named 'trial' already")
+    shown = (await client.get("/admin/models/m/experiments/trial", headers=TOKEN)).json()
+    assert shown["running"]
+    assert [one["action"] for one in shown["decisions"]] == ["enter"]
+    assert (await _act(client, "pause", why="lunch")).status_code == 200
+    assert (await _policy(client))["policy"]["experiments"][0]["progress"]["status"] == "paused"
+    refused(await _act(client, "pause"), 422, "paused already")
+    assert (await _act(client, "resume")).status_code == 200
+    assert (await _act(client, "promote", why="I know what I do")).status_code == 200
+    after = await _policy(client)
+    assert (after["policy"]["variants"][0]["version"], after["channels"]["champion"]) == (version, version)
+    assert not after["policy"]["experiments"]
+    audit = (await client.get("/admin/audit?model=m", headers=TOKEN)).json()["audit"]
+    assert (audit[0]["action"], audit[0]["why"]) == ("promote", "I know what I do")
+    assert {one["action"] for one in audit} >= {"enter", "pause", "resume", "promote"}
+    assert all(one["who"] == "operator" and one["at"] > 0 for one in audit[:4])
+    refused(await _act(client, "stop"), 422, "no experiment is named 'trial'")
+
+
+async def test_what_was_rolled_back_is_rejected_and_is_not_tried_again(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    version = await _second_version(platform)
+    await _start(client, version)
+    assert (await _act(client, "rollback", why="users complain")).status_code == 200
+    versions = (await client.get("/admin/models/m/versions", headers=TOKEN)).json()["versions"]
+    [gone] = [one for one in versions if one["number"] == version]
+    assert (gone["status"], gone["reason"]) == ("rejected", "users complain")
+    refused(await _start(client, version), 422, "is rejected: users complain")
+    promoted = await client.post(f"/admin/models/m/versions/{version}/promote", headers=TOKEN)
+    refused(promoted, 422, "is rejected")
+    assert not (await _policy(client))["policy"]["experiments"]
+
+
+async def test_testers_get_the_arm_they_ask_for(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    version = await _second_version(platform)
+    await _start(client, version, shares={"new": 0.0})
+    body = {"instances": [{"features": GOOD}]}
+    forced = TOKEN | {"x-tidemill-arm": "new"}
+    [made] = (await client.post("/models/m/predict", headers=forced, json=body)).json()["predictions"]
+    assert (made["variant"], made["version"]) == ("new", version)
+    wrong = {"x-tidemill-arm": "nobody"} | TOKEN
+    refused(await client.post("/models/m/predict", headers=wrong, json=body), 422, "no variant 'nobody'")
+    for headers in ({"x-tidemill-arm": "new"}, {"x-tidemill-arm": "new", "authorization": "Bearer wrong"}):
+        refused(await client.post("/models/m/predict", headers=headers, json=body), 401, "Authorization")
+
+
+async def test_targets_choose_by_features_units_and_headers(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    version = await _second_version(platform)
+    target = [{"by": "header", "name": "X-Country", "values": ["VN"]}, {"by": "feature", "name": "colour", "values": ["red"]}]
+    await _start(client, version, shares={"new": 1.0}, target=target)
+
+    async def variant(colour: str, country: str) -> str:
+        body = {"instances": [{"features": GOOD | {"colour": colour}, "unit": "u"}]}
+        reply = await client.post("/models/m/predict", headers={"x-country": country}, json=body)
+        return reply.json()["predictions"][0]["variant"]
+
+    assert await variant("red", "VN") == "new"
+    assert await variant("blue", "VN") == await variant("red", "SE") == "main"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("experiments/nobody/promote", 422, "no experiment is named 'nobody'; running: none"),
+        ("experiments/nobody/explode", 404, "one of stop, pause, resume, promote, rollback"),
+        ("versions/x/promote", 422, "a number"),
+        ("versions/99999/promote", 422, "version 99999"),
+    ],
+)
+async def test_what_is_not_there_is_named(client: httpx.AsyncClient, path: str, status: int, says: str) -> None:
+    before = (await _policy(client))["epoch"]
+    refused(await client.post(f"/admin/models/m/{path}", headers=TOKEN), status, says)
+    refused(await client.get("/admin/models/m/experiments/nobody", headers=TOKEN), 404, "never had")
+    assert (await _policy(client))["epoch"] == before
+
+
+async def test_an_expired_epoch_is_refused_by_the_store_too(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    _, store, _ = platform
+    snapshot = await store.snapshot("m")
+    await _set(client, {"variants": [{"name": "main"}], "default": "main"})
+    with pytest.raises(EpochConflict):
+        await store.set_policy("m", snapshot.policy, snapshot.epoch)
