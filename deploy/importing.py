@@ -1,6 +1,8 @@
 """Versions that were made elsewhere: put beside those that the platform trains, on a line of their own."""
 
-from store.artefact import digest_of, open_session, unpack_golden
+import numpy as np
+
+from store.artefact import ArtefactError, digest_of, open_session, unpack_golden
 from store.names import learner_consumer
 from store.protocols import Advance, Commit, Graph, Store, Version
 
@@ -14,6 +16,8 @@ async def publish(store: Store, model: str, graph: Graph, weights: bytes, line: 
         ArtefactError: the graph does not open with these weights, or does not answer its golden inputs.
     """
     scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
+    if not np.isfinite(scores).all():
+        raise ArtefactError("the version answers its golden inputs with what is no finite number")
     await store.put_graph(model, graph)
     consumer = learner_consumer(model, line)
     at, _ = await store.consumer(consumer)

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from router.accounts import GUARDS, ArmsAccount, PairedAccount
+from router.accounts import GUARDS, ArmsAccount, DuelAccount, PairedAccount
 from router.statistics import (
     AsymptoticSequence,
     Difference,
@@ -253,6 +253,27 @@ def _paired_loss(experiment: Experiment, moments: Moments, needs_harm: float, ne
     says = f"loss: {difference.estimate:+.4g} against the answers' {moments.mean[1]:.4g} ({low:+.4g} to {high:+.4g})"
     numbers = {"difference": difference.estimate, "interval": [low, high], "units": moments.n}
     return Finding("loss", says, harm >= needs_harm, good >= needs_good, harm, needs_harm, good, needs_good, numbers)
+
+
+def judge_duels(experiment: Experiment, account: DuelAccount) -> list[Verdict]:
+    """Return the verdict on each ranker that is not the baseline: by the units that it and the baseline won of each other."""
+    judging = experiment.judging
+    rivals = len(account.rankers) - 1
+    # Both directions of each pair are watched.
+    needs_harm, needs_good = math.log(rivals / judging.alpha_fail), math.log(2 * rivals / judging.alpha)
+    verdicts: list[Verdict] = []
+    for place, name in enumerate(account.rankers[1:], 1):
+        duel = account.duels.pairs[0, place]
+        harm, good = duel.log_e
+        says = (
+            f"lists: '{name}' won {duel.wins_b:,} units and '{account.rankers[0]}' {duel.wins_a:,}, "
+            f"{duel.ties + duel.none:,} were undecided"
+        )
+        numbers = {"won": duel.wins_b, "lost": duel.wins_a, "ties": duel.ties, "none": duel.none}
+        finding = Finding("lists", says, harm >= needs_harm, good >= needs_good, harm, needs_harm, good, needs_good, numbers)
+        decision: Decision = "roll back" if finding.harm else "promote" if finding.good else "wait"
+        verdicts.append(Verdict(name, decision, says, (finding,)))
+    return verdicts
 
 
 def _log_mean(one: float, other: float) -> float:

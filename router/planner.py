@@ -39,6 +39,10 @@ class _Member:
         self.assign = KINDS[experiment.kind](experiment).assign
         self.takes: Request | None = compiled(experiment.target) if experiment.target else None
         self.traffic = experiment.traffic
+        self.interleaving: Interleaving | None = None
+        if experiment.kind == "interleave":
+            others = tuple(arm for arm in experiment.shares if arm != experiment.baseline)
+            self.interleaving = Interleaving(experiment.name, (experiment.baseline, *others), experiment.strategy)
         total = sum(piece.end - piece.start for piece in experiment.slices)
         self.shares: dict[str, float] = {}
         for piece in experiment.slices:
@@ -63,6 +67,14 @@ class _Layer:
         place = slot(self._salt, unit)
         index = bisect_right(self._starts, place) - 1
         return self._owners[index] if index >= 0 and place < self._ends[index] else None
+
+
+class Interleaving(NamedTuple):
+    """A list that several variants are to draft together, the baseline first."""
+
+    experiment: str
+    rankers: tuple[str, ...]
+    strategy: str
 
 
 class Planner:
@@ -90,6 +102,7 @@ class Planner:
                 self._shadowing.append((experiment.name, kind(experiment).shadows, takes))
         self._layers = [_Layer(name, policy.layers[name], inside) for name, inside in members.items()]
         self._targeted = [member for layer in self._layers for member in layer.members if member.takes is not None]
+        self._interleaves = any(member.interleaving is not None for layer in self._layers for member in layer.members)
         self._idle = not (self._layers or self._shadowing or self._forced or self._holdout)
         self.asks_headers = any(rule.by == "header" for e in policy.experiments for rule in e.target)
         self._made: dict[Any, Plan] = {}
@@ -117,6 +130,20 @@ class Planner:
             if shadows:
                 return plan._replace(shadows=shadows)
         return plan
+
+    def interleaved(
+        self, unit: str, features: Mapping[str, Any] = _NOTHING, headers: Mapping[str, str] = _NOTHING
+    ) -> Interleaving | None:
+        """Return who drafts this unit's lists together; None where one variant ranks, as `plan` says."""
+        if not self._interleaves or unit in self._forced:
+            return None
+        if self._holdout and slot(HOLDOUT, unit) < self._held_slots:
+            return None
+        for layer in self._layers:
+            member = layer.owner(unit)
+            if member is not None and member.interleaving is not None:
+                return member.interleaving if member.takes is None or member.takes(unit, features, headers) else None
+        return None
 
     def forced(self, variant: str) -> Plan:
         """Plan a request that asks for a variant itself."""

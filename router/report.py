@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from router.accounts import GUARDS, Account, ArmsAccount, PairedAccount
+from router.accounts import GUARDS, Account, ArmsAccount, DuelAccount, PairedAccount
 from router.accounts.arms import MEASURES
-from router.judge import Verdict, judge_arms, judge_shadow, sample_ratio
+from router.judge import Verdict, judge_arms, judge_duels, judge_shadow, sample_ratio
 from router.rollout import described
 from router.statistics import AsymptoticSequence, rank_correlation
 from router.statistics.sample_ratio import ALARM_LOG_E
@@ -23,6 +23,8 @@ def judge(experiment: Experiment, account: Account) -> list[Verdict]:
             return judge_arms(experiment, account)
         case PairedAccount():
             return judge_shadow(experiment, account)
+        case DuelAccount():
+            return judge_duels(experiment, account)
         case _:
             return []
 
@@ -43,6 +45,9 @@ def report(policy: Policy, experiment: Experiment, account: Account, now: float)
     match account:
         case ArmsAccount():
             content |= _of_arms(policy, experiment, account, now)
+        case DuelAccount():
+            content |= {"units": account.units, "lists": account.lists, "failed": account.failed}
+            content["strategy"] = experiment.strategy
         case PairedAccount():
             content["shadows"] = [_of_pairs(account, variant) for variant in account.variants]
         case _:

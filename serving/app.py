@@ -31,25 +31,26 @@ class Edge:
     `max_ongoing` predictions are at work at a time; more are refused at once, so that those at work are answered.
     """
 
-    def __init__(self, app: Starlette, predict: Handler, max_ongoing: int) -> None:
+    def __init__(self, app: Starlette, predict: Handler, rank: Handler, max_ongoing: int) -> None:
         self.app = app
-        self._predict = predict
+        self._handlers = {"predict": predict, "rank": rank}
         self._max_ongoing = max_ongoing
         self._ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if express.is_prediction(scope):
-            scope["path_params"] = {"model": scope["path"][8:-8]}
-            await (await self._answered(Request(scope, receive)))(scope, receive, send)
+            model, _, route = scope["path"].removeprefix("/models/").rpartition("/")
+            scope["path_params"] = {"model": model}
+            await (await self._answered(Request(scope, receive), self._handlers[route]))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _answered(self, request: Request) -> ASGIApp:
+    async def _answered(self, request: Request, handler: Handler) -> ASGIApp:
         if self._ongoing >= self._max_ongoing:
             return refusal(Overloaded(f"{self._ongoing} predictions are at work already; send fewer at a time"))
         self._ongoing += 1
         try:
-            return await self._predict(request)
+            return await handler(request)
         except ClientDisconnect:
             return _nobody
         finally:
@@ -97,6 +98,7 @@ def build(settings: ServingSettings) -> Edge:
     model = "/admin/models/{model}"
     routes = [
         _route("/models/{model}/predict", "POST", replica, data.predict),
+        _route("/models/{model}/rank", "POST", replica, data.rank),
         _route("/feedback", "POST", replica, data.feedback),
         _route("/healthz", "GET", replica, healthz),
         _route("/readyz", "GET", replica, readyz),
@@ -117,7 +119,8 @@ def build(settings: ServingSettings) -> Edge:
     ]
     handlers = {404: _not_found, 405: _wrong_method}
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    edge = Edge(starlette, _answered(replica, data.predict), settings.max_ongoing)
+    predict, rank = _answered(replica, data.predict), _answered(replica, data.rank, "/models/{model}/rank")
+    edge = Edge(starlette, predict, rank, settings.max_ongoing)
     return edge
 
 

@@ -81,7 +81,7 @@ class Arms:
         on_trial = plan.variant != default and plan.propensity > 0.0
         try:
             live = hosted.live(state, plan.variant)
-            scores, seconds = await self._run(hosted, live, made.rows(indices), on_trial)
+            scores, seconds = await self.run(hosted, live, made.rows(indices), on_trial)
         except (VersionFailed, NotReady, TimeoutError) as error:
             if isinstance(error, NotReady) and not on_trial:
                 raise
@@ -93,7 +93,8 @@ class Arms:
         else:
             made.take(plan, live, indices, scores, seconds)
 
-    async def _run(self, hosted: Hosted, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
+    async def run(self, hosted: Hosted, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
+        """Return scores and seconds; raises VersionFailed, and TimeoutError of an arm on trial."""
         if on_trial:
             return await self._trial.run(hosted, live, rows, self._trial_timeout_s)
         return await self._default.run(hosted, live, rows)
@@ -114,7 +115,7 @@ class Arms:
         live, bad = hosted.live(state, plan.variant), list[int]()
         for index in indices:
             try:
-                scores, seconds = await self._run(hosted, live, made.rows([index]), on_trial)
+                scores, seconds = await self.run(hosted, live, made.rows([index]), on_trial)
             except (VersionFailed, TimeoutError):
                 bad.append(index)
             else:

@@ -20,7 +20,7 @@ from store.errors import EpochConflict
 from store.names import controller_consumer, log_stream, outcome_stream
 from store.policy import AuditRecord, Experiment, Snapshot
 from store.protocols import START, Advance, Entry, Store
-from store.records import Failures, LogRecord, Outcomes, Predictions, Shadows, unpack_log, unpack_outcomes
+from store.records import Failures, LogRecord, Outcomes, Predictions, Rankings, Shadows, unpack_log, unpack_outcomes
 from store.spec import ModelRecord
 
 WHO = "controller"
@@ -155,6 +155,8 @@ class Controller:
                         account.failures(record)
                     case Shadows():
                         account.shadows(record)
+                    case Rankings():
+                        account.rankings(record)
                     case _:
                         break
             self._read_to["log"] = entry.position
@@ -209,7 +211,7 @@ def _planned_at(record: LogRecord) -> int:
     match record:
         case Predictions():
             return max((served.epoch for served in record.served), default=0)
-        case Failures():
+        case Failures() | Rankings():
             return record.epoch
         case _:
             return 0

@@ -16,9 +16,10 @@ from serving.arms import Arms
 from serving.errors import BadRequest, LogUnavailable, TooLarge, Unauthorized, UnknownModel, VersionFailed
 from serving.hosted import FORCED_HEADER, EventTime, Headers, Hosted, Name, event_seconds
 from serving.http import answer, place, read_body
+from serving.ranking import Lists
 from serving.replica import Replica
 from store.names import log_stream
-from store.records import Failures, Feedback, FeedbackBatch, pack_log
+from store.records import Failures, Feedback, FeedbackBatch, item_id, pack_log
 from store.spec import ModelRecord
 
 _FORCED = FORCED_HEADER.encode()
@@ -50,6 +51,7 @@ class DataPlane:
         self._replica = replica
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
         self._arms = Arms(replica.settings.trial_timeout_s)
+        self._lists = Lists(self._arms, replica.settings.token, replica.settings.max_instances)
         self._token = f"Bearer {replica.settings.token}".encode()
 
     async def predict(self, request: Request) -> Response:
@@ -84,6 +86,24 @@ class DataPlane:
         hosted.predictions.inc(len(predictions.ids))
         hosted.latency.observe(perf_counter() - started)
         return response
+
+    async def rank(self, request: Request) -> Response:
+        replica = self._replica
+        hosted = self._hosted(request.path_params["model"])
+        body = await read_body(request, replica.settings.max_body_bytes)
+        if replica.log.away and replica.settings.when_redis_is_away == "durable":
+            raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
+        headers: list[tuple[bytes, bytes]] = request.scope["headers"]
+        try:
+            ranked = await self._lists.page(hosted, hosted.state, body, headers, self._forced(headers))
+        except VersionFailed as error:
+            self._tell(hosted, error.failures)
+            raise
+        self._tell(hosted, ranked.failures)
+        replica.log.submit(hosted.stream, pack_log(ranked.ranking))
+        await replica.log.append(hosted.stream, pack_log(ranked.predictions))
+        hosted.predictions.inc(len(ranked.predictions.ids))
+        return answer(ranked.content)
 
     async def feedback(self, request: Request) -> Response:
         body = await read_body(request, self._replica.settings.max_body_bytes)
@@ -154,7 +174,9 @@ class DataPlane:
         at = event_seconds(valid["at"]) if "at" in valid else None
         label = valid["label"] if isinstance(valid["label"], str) else float(valid["label"])
         source, confidence = valid.get("source", ""), valid.get("confidence", 1.0)
-        return model, Feedback(valid["id"], label, at, source, confidence, valid.get("item", ""))
+        item = valid.get("item", "")
+        id_ = item_id(valid["id"], item) if item else valid["id"]
+        return model, Feedback(id_, label, at, source, confidence, item)
 
 
 def _answers(record: ModelRecord, predictions: Any) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def is_prediction(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     path: str = scope["path"]
-    return path.startswith("/models/") and path.endswith("/predict")
+    return path.startswith("/models/") and path.endswith(("/predict", "/rank"))
 
 
 class Express:

@@ -28,6 +28,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 EventTime = Annotated[float, Field(ge=0, le=253_402_300_799.0, allow_inf_nan=False)] | datetime
 
 
+_EXPECTED = 'expected {"instances": [{"features": {…}}]}'
 Headers = Iterable[tuple[bytes, bytes]]
 FORCED_HEADER = "x-tidemill-arm"
 """Names the variant that a tester's request is to be answered by; needs the operators' token."""
@@ -85,6 +86,8 @@ class Hosted:
         self.state = State()
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
+        features: Any = record.features.typed_dict()
+        self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[features])  # pyright: ignore[reportInvalidTypeForm]
 
     def read(self, state: State, body: bytes, headers: Headers = (), forced: str | None = None) -> Asked:
         """Validate a request's body and plan each instance; pure computation.
@@ -100,7 +103,7 @@ class Hosted:
         try:
             instances = self._adapter.validate_json(body)["instances"]
         except ValidationError as error:
-            raise _refusal(error) from None
+            raise refusal_of(error, "instances", _EXPECTED) from None
         rows = [self.encoder.row(instance["features"]) for instance in instances]
         ids, units = self._names(instances, at)
         plans = self._plans(state, units, instances, headers, forced)
@@ -118,11 +121,24 @@ class Hosted:
     ) -> Iterable[Plan]:
         planner = state.planner
         if forced is not None:
-            if forced not in state.live:
-                raise Invalid(f"{FORCED_HEADER}: no variant '{forced[:80]}' can answer; there are {', '.join(state.live)}")
-            return [planner.forced(forced)] * len(units)
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers} if planner.asks_headers else {}
+            return [self.forced(state, forced)] * len(units)
+        named = named_headers(headers) if planner.asks_headers else {}
         return [planner.plan(unit, i["features"], named) for unit, i in zip(units, instances, strict=True)]
+
+    @staticmethod
+    def forced(state: State, variant: str) -> Plan:
+        """Return the plan of a request that asks for a variant itself; raises Invalid where it cannot answer."""
+        if variant not in state.live:
+            raise Invalid(f"{FORCED_HEADER}: no variant '{variant[:80]}' can answer; there are {', '.join(state.live)}")
+        return state.planner.forced(variant)
+
+    def rows(self, features: list[dict[str, Any]]) -> list[Row]:
+        """Validate candidates' features; raises Invalid, naming the candidate and the field."""
+        try:
+            valid = self._rows.validate_python(features)
+        except ValidationError as error:
+            raise refusal_of(error, "candidates", "", "candidates") from None
+        return [self.encoder.row(one) for one in valid]
 
     def score(self, live: Live, rows: list[Row]) -> np.ndarray:
         """Return finite scores [rows, outputs]; raises VersionFailed."""
@@ -194,15 +210,24 @@ def event_seconds(at: float | datetime) -> float:
     return at
 
 
-def _refusal(error: ValidationError) -> BadRequest | Invalid | TooLarge:
-    """Turn pydantic's findings into one sentence that names the place."""
+def named_headers(headers: Headers) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+
+
+def refusal_of(error: ValidationError, many: str, expected: str, within: str = "") -> BadRequest | Invalid | TooLarge:
+    """Turn pydantic's findings into one sentence that names the place.
+
+    Args:
+        many: the list of the body; one that is too long is a batch that is too large.
+        within: what the places found are inside of.
+    """
     first, *more = error.errors(include_url=False, include_input=False, include_context=False)
-    path = place(first["loc"])
+    path = place((within, *first["loc"]) if within else first["loc"])
     also = f" (and {len(more)} more)" if more else ""
     if first["type"] == "json_invalid":
         return BadRequest(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    if first["type"] == "too_long" and path == "instances":
+    if first["type"] == "too_long" and path == many:
         return TooLarge(f"{first['msg']}; send them in several requests")
     if len(first["loc"]) < 2 and first["type"] in ("missing", "dict_type", "list_type", "too_short"):
-        return BadRequest(f'{path or "the body"}: {first["msg"]}; expected {{"instances": [{{"features": {{…}}}}]}}')
+        return BadRequest(f"{path or 'the body'}: {first['msg']}; {expected}")
     return Invalid(f"{path}: {first['msg']}{also}")

@@ -133,6 +133,7 @@ class Experiment(BaseModel):
             other; those of different layers are assigned independently.
         target: only requests that fulfil all of these rules take part.
         baseline: the arm that the others are compared with; empty for the policy's default arm.
+        strategy: how an interleaved list is drafted.
         steps: of a rollout; at the end of the last one the candidate becomes the default arm, if it is found good.
         max_s: after this time a rollout is held.
     """
@@ -149,6 +150,7 @@ class Experiment(BaseModel):
     salt: str = ""
     slices: tuple[Slice, ...] = ()
     judging: Judging = Judging()
+    strategy: Literal["team_draft", "probabilistic", "optimised"] = "team_draft"
     steps: tuple[Step, ...] = Field(default=(), max_length=32)
     max_s: float = Field(default=7 * 86_400.0, gt=0.0)
     progress: Progress = Progress()

@@ -1,8 +1,8 @@
 """What goes through the event log, and its packed form.
 
-A model's *log* holds predictions (one entry per request), failures, shadow scores, feedback, cut requests and ticks, in one
-order. The join turns it into the *outcome* stream: outcomes and cuts. Entries are msgpack arrays led by a one-letter kind;
-floats in predictions and shadows are kept as served. Times are seconds since 1970.
+A model's *log* holds predictions (one entry per request), rankings, failures, shadow scores, feedback, cut requests and
+ticks, in one order. The join turns it into the *outcome* stream: outcomes and cuts. Entries are msgpack arrays led by a
+one-letter kind; floats in predictions and shadows are kept as served. Times are seconds since 1970.
 """
 
 from dataclasses import dataclass
@@ -62,6 +62,26 @@ class Shadows:
 
 
 @dataclass(frozen=True, slots=True)
+class Rankings:
+    """A page of a ranked list as it was shown: `items[i]`, at position `start + i`, was drafted by `rankers[teams[i]]` (-1: by
+    nobody in particular). An interleaved list names its experiment; `once`: only its topmost click counts."""
+
+    at: float
+    id: str
+    unit: str
+    items: list[str]
+    teams: list[int]
+    start: int
+    seed: int
+    rankers: list[str]
+    versions: list[int]
+    experiment: str
+    epoch: int
+    once: bool = False
+    event_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failures:
     """Predictions of one request that an arm could not make. Where another arm answered instead, `rescued` is true."""
 
@@ -112,7 +132,7 @@ class Tick:
     at: float
 
 
-LogRecord = Predictions | Shadows | Failures | FeedbackBatch | Cut | Tick
+LogRecord = Predictions | Shadows | Failures | Rankings | FeedbackBatch | Cut | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +177,11 @@ def pack_log(record: LogRecord) -> bytes:
                 "s", record.at, record.ids, record.units, record.outputs, record.answers, record.variant, record.version,
                 record.experiment, record.latency_s, record.answered_s,
             )  # fmt: skip
+        case Rankings():
+            body = (
+                "r", record.at, record.id, record.unit, record.items, record.teams, record.start, record.seed, record.rankers,
+                record.versions, record.experiment, record.epoch, record.once, record.event_time,
+            )  # fmt: skip
         case Failures():
             body = (
                 "x", record.at, record.ids, record.units, record.variant, record.version, record.experiments, record.epoch,
@@ -172,6 +197,9 @@ def pack_log(record: LogRecord) -> bytes:
     return _pack(body)
 
 
+_PLAIN: dict[str, type[Shadows | Rankings | Cut | Tick]] = {"s": Shadows, "r": Rankings, "c": Cut, "t": Tick}
+
+
 def unpack_log(payload: bytes) -> LogRecord:
     kind, *rest = _unpack(payload)
     match kind:
@@ -180,17 +208,13 @@ def unpack_log(payload: bytes) -> LogRecord:
             return Predictions(
                 at, ids, units, rows, outputs, [_as_served(*arm) for arm in served], arms, latency_s, event_times
             )
-        case "s":
-            return Shadows(*rest)
         case "x":
             rest[5] = tuple(rest[5])
             return Failures(*rest)
         case "f":
             return FeedbackBatch(rest[0], [Feedback(*event) for event in rest[1]])
-        case "c":
-            return Cut(*rest)
-        case "t":
-            return Tick(*rest)
+        case "s" | "r" | "c" | "t":
+            return _PLAIN[kind](*rest)
         case _:
             raise ValueError(f"no log record is of kind {kind!r}")
 
@@ -233,6 +257,11 @@ def _served(arm: Served) -> tuple[Any, ...]:
 
 def _as_served(variant: str, version: int, propensity: float, experiments: list[str], latency_s: float, epoch: int) -> Served:
     return Served(variant, version, propensity, tuple(experiments), latency_s, epoch)
+
+
+def item_id(ranking: str, item: str) -> str:
+    """The prediction id of an item that a ranking showed."""
+    return f"{ranking}#{item}"
 
 
 def _pack(body: Any) -> bytes:

@@ -25,6 +25,7 @@ from store.records import (
     Feedback,
     FeedbackBatch,
     Outcome,
+    Rankings,
     OutcomeKind,
     OutcomeRecord,
     Outcomes,
@@ -122,7 +123,7 @@ class LabelJoin:
                     self._labelled(event, record.at)
             case Cut():
                 self._cut(record.reason, record.at)
-            case Tick() | Shadows() | Failures():
+            case Tick() | Shadows() | Failures() | Rankings():
                 pass
 
     def _follow(self, at: float) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from store.policy import Experiment
-from store.records import Failures, Outcome, Predictions, Shadows
+from store.records import Failures, Outcome, Predictions, Rankings, Shadows
 from store.spec import ModelRecord
 
 
@@ -21,6 +21,8 @@ class Account(Protocol):
     def failures(self, record: Failures) -> None: ...
 
     def shadows(self, record: Shadows) -> None: ...
+
+    def rankings(self, record: Rankings) -> None: ...
 
     def outcome(self, outcome: Outcome) -> None: ...
 

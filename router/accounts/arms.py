@@ -9,7 +9,7 @@ import numpy as np
 from router.accounts.scores import loss_of, number_of, shown
 from router.statistics import Moments
 from store.policy import Experiment
-from store.records import Failures, Outcome, Predictions, Shadows
+from store.records import Failures, Outcome, Predictions, Rankings, Shadows
 from store.spec import ModelRecord
 
 GUARDS = ("errors", "timeouts", "latency", "scores")
@@ -163,6 +163,9 @@ class ArmsAccount:
 
     def shadows(self, record: Shadows) -> None:
         """Nobody shadows an arm that answers."""
+
+    def rankings(self, record: Rankings) -> None:
+        """The items of a list that one arm ranked are predictions of that arm."""
 
     def outcome(self, outcome: Outcome) -> None:
         if not outcome.final:

@@ -5,7 +5,7 @@ from typing import Any
 from router.accounts.scores import loss_of, right, shown
 from router.statistics import Moments
 from store.policy import Experiment
-from store.records import Failures, Outcome, Predictions, Shadows
+from store.records import Failures, Outcome, Predictions, Rankings, Shadows
 from store.spec import ModelRecord
 
 _SAMPLE = 4096
@@ -94,6 +94,9 @@ class PairedAccount:
                     self._enter(pairs, unit, mine, answer, early[0])
                 elif len(pairs.waiting) < _WAITING:
                     pairs.waiting[id_] = [unit, mine, answer]
+
+    def rankings(self, record: Rankings) -> None:
+        """Shadows compare scores, not lists."""
 
     def outcome(self, outcome: Outcome) -> None:
         if not outcome.final:

@@ -2,9 +2,10 @@
 
 from router.experiments.ab import AB
 from router.experiments.canary import Canary
+from router.experiments.interleave import Interleave
 from router.experiments.kind import Arm, Kind, Split
 from router.experiments.shadow import Shadow
 
-KINDS: dict[str, type[Kind]] = {"ab": AB, "canary": Canary, "shadow": Shadow}
+KINDS: dict[str, type[Kind]] = {"ab": AB, "canary": Canary, "interleave": Interleave, "shadow": Shadow}
 
-__all__ = ["AB", "KINDS", "Arm", "Canary", "Kind", "Shadow", "Split"]
+__all__ = ["AB", "KINDS", "Arm", "Canary", "Interleave", "Kind", "Shadow", "Split"]

@@ -143,7 +143,7 @@ def test_slices_that_a_client_sends_are_not_believed() -> None:
             {"experiments": (_ab({"main": 0.5, "a": 0.5}, "x"), _ab({"main": 0.5, "b": 0.5}, "y"))},
             "'x' 100%, 'y' 100% of the same units make 200%",
         ),
-        ({"experiments": (Experiment(name="e", kind="magic", shares={}),)}, "kind 'magic' is not one of ab, canary, shadow"),
+        ({"experiments": (Experiment(name="e", kind="magic", shares={}),)}, "kind 'magic' is not one of ab, canary, interleave, shadow"),
         ({"experiments": (_ab({"main": 0.5, "nobody": 0.5}),)}, "no variant 'nobody'"),
         ({"experiments": (_ab({"main": -0.5, "a": 1.5}),)}, "between 0 and 1"),
         ({"experiments": (_ab({"main": float("nan"), "a": 1.0}),)}, "between 0 and 1"),
@@ -305,4 +305,4 @@ def test_a_growing_canary_takes_units_in_and_lets_none_go(first: int, second: in
 
 
 def test_every_kind_is_covered_here() -> None:
-    assert set(KINDS) == {"ab", "canary", "shadow"}
+    assert set(KINDS) == {"ab", "canary", "interleave", "shadow"}

@@ -22,7 +22,7 @@ async def _serve(request: Request) -> Response:
 
 
 def _client(predict: Any, max_ongoing: int = 10) -> tuple[httpx.AsyncClient, Edge]:
-    edge = Edge(Starlette(), predict, max_ongoing)
+    edge = Edge(Starlette(), predict, predict, max_ongoing)
     rest = Starlette(routes=[Route("/{path:path}", _serve, methods=["GET", "POST"])])
     transport = httpx.ASGITransport(express.Express(rest))
     return httpx.AsyncClient(transport=transport, base_url="http://platform"), edge
@@ -74,7 +74,7 @@ async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
     async def predict(_: Request) -> Response:
         raise ClientDisconnect
 
-    edge = Edge(Starlette(), predict, max_ongoing=1)
+    edge = Edge(Starlette(), predict, predict, max_ongoing=1)
     scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
     for _ in range(3):
         await edge(scope, _never, _never)

@@ -16,6 +16,7 @@ from store.records import (
     OutcomeRecord,
     Outcomes,
     Predictions,
+    Rankings,
     Served,
     Shadows,
     Tick,
@@ -48,6 +49,11 @@ log_records: st.SearchStrategy[LogRecord] = st.one_of(
     st.builds(
         Failures, floats, st.lists(texts), st.lists(texts), texts, st.integers(0, 2**31), names,
         st.integers(0, 2**31), st.sampled_from(["error", "timeout"]), st.booleans(), texts, st.none() | st.lists(floats),
+    ),
+    st.builds(
+        Rankings, floats, texts, texts, st.lists(texts), st.lists(st.integers(-1, 9)), st.integers(0, 99),
+        st.integers(0, 2**63), st.lists(texts), st.lists(st.integers(0, 9)), texts, st.integers(0, 9), st.booleans(),
+        st.none() | floats,
     ),
     st.builds(FeedbackBatch, floats, st.lists(feedback)),
     cuts,
