@@ -1,33 +1,23 @@
 """The `tidemill` command: a thin face of the platform's HTTP API and of starting and stopping it."""
 
-import json
 import signal
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from deploy import detached
-from deploy.client import ApiError, Client
-from deploy.home import AlreadyRunning, Home, NotRunning
+from deploy import cli_experiments, cli_policy, detached
+from deploy.cli_terminal import HomeOption, JsonOption, Model, configured, connected, err, errors, out, print_json, read_json
+from deploy.home import Home
 from deploy.settings import Settings
-from store.errors import StoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-policy_app = typer.Typer(no_args_is_help=True, help="Show or replace a model's traffic policy.")
-app.add_typer(policy_app, name="policy")
-
-out, err = Console(emoji=False), Console(stderr=True, emoji=False)
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Where the platform keeps its data [TIDEMILL_HOME].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Model = Annotated[str, typer.Argument(help="The model's name.")]
+app.add_typer(cli_policy.policy_app, name="policy")
+app.add_typer(cli_policy.rollout_app, name="rollout")
+app.add_typer(cli_experiments.experiment_app, name="experiment")
+app.add_typer(cli_experiments.app)
 
 
 @app.command()
@@ -40,9 +30,9 @@ def up(
     replicas: Annotated[int | None, typer.Option(help="Ingress replicas.")] = None,
 ) -> None:
     """Start the platform: Redis, Ray, a trainer per model, and the HTTP API."""
-    settings = _settings(home=home, host=host, port=port, replicas=replicas)
+    settings = configured(home=home, host=host, port=port, replicas=replicas)
     specs = spec or ["examples.flights:spec"]
-    with _errors():
+    with errors():
         if detach:
             running = detached.start(settings, specs, lambda stage: err.print(f"[dim]{stage}[/dim]"))
             out.print(f"ready at {running.url} (process {running.pid}); 'tidemill down' stops it")
@@ -73,18 +63,18 @@ def _run(settings: Settings, specs: list[str]) -> None:
 @app.command()
 def down(home: HomeOption = None) -> None:
     """Stop the platform that runs in this home."""
-    with _errors():
-        detached.stop(Home(_settings(home=home).home))
+    with errors():
+        detached.stop(Home(configured(home=home).home))
         out.print("stopped")
 
 
 @app.command()
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what runs, what it learned, and what is away."""
-    with _errors(), _client(home) as client:
+    with errors(), connected(home) as client:
         state = client.status()
         if as_json:
-            return _print_json(state)
+            return print_json(state)
         for what, why in state["away"].items():
             out.print(f"[red]away:[/red] {what}: {why}")
         for trainer in state["trainers"]:
@@ -102,11 +92,11 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Ask for one prediction."""
-    with _errors(), _client(home) as client:
-        instance: dict[str, Any] = {"features": _json(features)} | ({"unit": unit} if unit else {})
+    with errors(), connected(home) as client:
+        instance: dict[str, Any] = {"features": read_json(features)} | ({"unit": unit} if unit else {})
         [answer] = client.predict(model, [instance])
         if as_json:
-            return _print_json(answer)
+            return print_json(answer)
         out.print(f"{answer['output']}  version {answer['version']} ({answer['variant']})")
         out.print(f"id {answer['id']}", soft_wrap=True)
 
@@ -120,10 +110,10 @@ def feedback(
     as_json: JsonOption = False,
 ) -> None:
     """Say what was true for one prediction."""
-    with _errors(), _client(home) as client:
+    with errors(), connected(home) as client:
         event: dict[str, Any] = {"id": prediction, "label": _label(label)} | ({"model": model} if model else {})
         answer = client.feedback([event])
-        _print_json(answer) if as_json else out.print("accepted")
+        print_json(answer) if as_json else out.print("accepted")
 
 
 @app.command()
@@ -134,10 +124,10 @@ def versions(
     as_json: JsonOption = False,
 ) -> None:
     """List a model's newest versions."""
-    with _errors(), _client(home) as client:
+    with errors(), connected(home) as client:
         found = client.versions(model, last)
         if as_json:
-            return _print_json(found)
+            return print_json(found)
         table = Table("version", "status", "outcomes", "loss before learning", "recent loss", "because of")
         for version in found:
             metrics = version["metrics"]
@@ -156,10 +146,10 @@ def retrain(
     as_json: JsonOption = False,
 ) -> None:
     """Learn now from every label that has come so far."""
-    with _errors(), _client(home) as client:
+    with errors(), connected(home) as client:
         answer = client.retrain(model, wait_s)
         if as_json:
-            return _print_json(answer)
+            return print_json(answer)
         version = f", version {answer['version']} is live" if answer["verdict"] == "published" else ""
         out.print(f"{answer['verdict']}{version} ({answer.get('outcomes', 0)} outcomes)")
 
@@ -174,47 +164,14 @@ def schedule(
     as_json: JsonOption = False,
 ) -> None:
     """Show when a model learns, or change it."""
-    with _errors(), _client(home) as client:
+    with errors(), connected(home) as client:
         change = by_hand or outcomes is not None or seconds is not None
         state = client.set_schedule(model, outcomes, seconds) if change else client.schedule(model)
         if as_json:
-            return _print_json(state)
+            return print_json(state)
         parts = [f"every {state['outcomes']} outcomes"] if state["outcomes"] else []
         parts += [f"every {state['seconds']:g} s"] if state["seconds"] else []
         out.print(" or ".join(parts) or "by hand: 'tidemill retrain'")
-
-
-@policy_app.command("show")
-def policy_show(model: Model, home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show the policy and its epoch."""
-    with _errors(), _client(home) as client:
-        state = client.policy(model)
-        if as_json:
-            return _print_json(state)
-        out.print(f"epoch {state['epoch']}; default arm: {state['policy']['default']}")
-        for variant in state["policy"]["variants"]:
-            follows = f"version {variant['version']}" if variant["version"] else f"the newest of line {variant['line']}"
-            out.print(f"  variant {variant['name']}: {follows}")
-        for experiment in state["policy"]["experiments"]:
-            shares = ", ".join(f"{name} {share:.1%}" for name, share in experiment["shares"].items())
-            out.print(f"  {experiment['kind']} {experiment['name']}: {shares}")
-
-
-@policy_app.command("set")
-def policy_set(
-    model: Model,
-    file: Annotated[str, typer.Argument(help="A JSON file with the policy, or - for standard input.")],
-    epoch: Annotated[int | None, typer.Option(help="Change only if this is still the epoch; default: the current one.")] = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Replace the policy; returns when every replica has it."""
-    with _errors(), _client(home) as client:
-        wanted = _json("-" if file == "-" else Path(file).read_text())
-        wanted = wanted.get("policy", wanted)  # what `show --json` prints may be edited and set
-        expected = epoch if epoch is not None else client.policy(model)["epoch"]
-        state = client.set_policy(model, wanted, expected)
-        _print_json(state) if as_json else out.print(f"epoch {state['epoch']} is on every replica")
 
 
 @app.command()
@@ -228,51 +185,12 @@ def demo(
     """Replay the flights of 2013 through the platform and watch it learn."""
     from deploy.demo import run_demo  # noqa: PLC0415 - needs the demo extra
 
-    with _errors():
-        run_demo(_settings(home=Path(".demo"), port=port), until=until, seed=seed, keep_running=keep_running, report=report)
-
-
-def _settings(**given: Any) -> Settings:
-    return Settings(**{name: value for name, value in given.items() if value is not None})
-
-
-@contextmanager
-def _client(home: Path | None) -> Generator[Client]:
-    place = Home(_settings(home=home).home)
-    running = place.expect()
-    with Client(running.url, place.token()) as client:
-        yield client
-
-
-@contextmanager
-def _errors() -> Generator[None]:
-    """Print what went wrong in one sentence; anything unforeseen keeps its trace."""
-    try:
-        yield
-    except (ApiError, AlreadyRunning, NotRunning, StoreError, OSError, ValueError, RuntimeError) as error:
-        if type(error) is RuntimeError:
-            raise
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    err.print(f"[red]error:[/red] {message}", soft_wrap=True, highlight=False)
-    raise typer.Exit(1)
+    with errors():
+        run_demo(configured(home=Path(".demo"), port=port), until=until, seed=seed, keep_running=keep_running, report=report)
 
 
 def _interrupt(_: int, __: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _json(text: str) -> Any:
-    source = sys.stdin.read() if text == "-" else text
-    try:
-        parsed = json.loads(source)
-    except ValueError as error:
-        _fail(f"not JSON: {error}")
-    if not isinstance(parsed, dict):
-        _fail("expected a JSON object")
-    return parsed
 
 
 def _label(text: str) -> float | str:
@@ -280,10 +198,6 @@ def _label(text: str) -> float | str:
         return float(text)
     except ValueError:
         return {"true": 1.0, "false": 0.0}.get(text, text)
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2))
 
 
 def _print_models(state: dict[str, Any]) -> None:

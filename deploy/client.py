@@ -14,11 +14,20 @@ class ApiError(RuntimeError):
 
 
 class Client:
-    """Synchronous. `token` is needed for operators' calls alone."""
+    """Synchronous. `token` is needed for operators' calls alone; `operator` is whom the record of decisions names."""
 
-    def __init__(self, url: str, token: str = "", timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        timeout_s: float = 60.0,
+        *,
+        operator: str = "",
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        headers |= {"x-operator": operator} if operator else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
 
     def __enter__(self) -> Self:
         return self

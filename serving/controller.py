@@ -40,12 +40,14 @@ class Controller:
         record: ModelRecord,
         *,
         clock: Callable[[], float] = time,
+        judge_every_s: float = _JUDGE_EVERY_S,
         reached: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
         self._record = record
         self._model = record.name
         self._clock = clock
+        self._judge_every_s = judge_every_s
         self._reached = reached or _nobody
         self._consumer = controller_consumer(record.name)
         self._streams = {"log": log_stream(record.name), "outcomes": outcome_stream(record.name)}
@@ -82,7 +84,7 @@ class Controller:
         now = self._clock()
         for account in self._books.values():
             account.close(None if self._record.clock == "event" else now)
-        if monotonic() - self._judged_at >= _JUDGE_EVERY_S:
+        if monotonic() - self._judged_at >= self._judge_every_s:
             self._judged_at = monotonic()
             if await self._decide(snapshot, now):
                 return True

@@ -16,11 +16,11 @@ def probabilistic(rankings: Sequence[Sequence[str]], k: int, seed: int) -> Draft
     Hofmann, Whiteson, de Rijke (2011), with any number of rankers. Their credit is marginalised over assignments: a click gives
     each ranker the chance that it was the one, given the item and those before. Such parts are fair to random clicks on
     average, but not in who wins, and units are judged by who wins: of abc and bca, a random click on the first position favours
-    the first, by a lot, in 45 of 100 drafts and the second, by less, in 55. So here the chosen ranker gets all the credit or none,
-    and none with the chance that any ranker would have drawn the item as well. On average that is theirs, list by list; what
-    all would have shown alike credits nobody; and given what was shown before, each ranker is as likely to be credited as any
-    other. A sum over clicks would be uneven again (who was credited before decides how much there is to come), so the topmost
-    one that credits anybody is counted.
+    the first, by a lot, in 45 of 100 drafts and the second, by less, in 55. So here the chosen ranker gets all the credit or
+    none, and none with the chance that any ranker would have drawn the item as well. On average that is theirs, list by list;
+    what all would have shown alike credits nobody; and given what was shown before, each ranker is as likely to be credited as
+    any other. A sum over clicks would be uneven again (who was credited before decides how much there is to come), so only the
+    topmost one that credits anybody counts.
 
     What comes once a ranking may have run out is the others' best in turn and credits nobody. A longer draft begins with the
     shorter one.

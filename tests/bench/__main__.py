@@ -5,9 +5,10 @@ import platform as machine
 
 import psutil
 
-from tests.bench import quality, serving
+from tests.bench import interleaving, quality, routing, serving, statistics
 
-PARTS = ("throughput", "swap", "freshness", "memory", "quality")
+ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "memory")
+PARTS = (*ON_PLATFORM, "planning", "statistics", "interleaving", "quality")
 
 
 def main() -> None:
@@ -19,8 +20,14 @@ def main() -> None:
     wanted = [part for part in given.only if not (given.soak and part == "quality")]
     memory = psutil.virtual_memory().total / 2**30
     print(f"{machine.platform()}, {machine.machine()}, {psutil.cpu_count()} processors, {memory:.0f} GiB")
-    if set(wanted) & {"throughput", "swap", "freshness", "memory"}:
+    if set(wanted) & set(ON_PLATFORM):
         run_serving(wanted, 10 if given.soak else 1)
+    if "planning" in wanted:
+        routing.planning()
+    if "statistics" in wanted:
+        statistics.statistics_figures()
+    if "interleaving" in wanted:
+        interleaving.interleaving()
     if "quality" in wanted:
         quality.year(given.until)
 
@@ -33,6 +40,10 @@ def run_serving(wanted: list[str], times: int) -> None:
             serving.hot_swap(running, client, versions=100 * times)
         if "freshness" in wanted:
             serving.freshness(running, client, seconds=30.0 * times)
+        if "routing" in wanted:
+            routing.routing(running, client, rounds=5 * times)
+        if "storm" in wanted:
+            routing.storm(running, client, changes=1000 * times)
         if "memory" in wanted:
             serving.memory(client)
 

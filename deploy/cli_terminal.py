@@ -1,0 +1,97 @@
+"""What all commands share: the consoles, the options, the platform that is talked to, and how an error is said."""
+
+import getpass
+import json
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deploy.client import ApiError, Client
+from deploy.home import AlreadyRunning, Home, NotRunning
+from deploy.settings import Settings
+from store.errors import StoreError
+
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Where the platform keeps its data [TIDEMILL_HOME].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Model = Annotated[str, typer.Argument(help="The model's name.")]
+Name = Annotated[str, typer.Argument(help="The experiment's name.")]
+Why = Annotated[str, typer.Option(help="The reason; it goes on record.")]
+
+
+def configured(**given: Any) -> Settings:
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def connected(home: Path | None) -> Generator[Client]:
+    """A client of the platform that runs in this home, which says who asks."""
+    place = Home(configured(home=home).home)
+    running = place.expect()
+    with Client(running.url, place.token(), operator=_user()) as client:
+        yield client
+
+
+@contextmanager
+def errors() -> Generator[None]:
+    """Print what went wrong in one sentence; anything unforeseen keeps its trace."""
+    try:
+        yield
+    except (ApiError, AlreadyRunning, NotRunning, StoreError, OSError, ValueError, RuntimeError) as error:
+        if type(error) is RuntimeError:
+            raise
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    err.print("[red]error:[/red]", Text(message), soft_wrap=True, highlight=False)
+    raise typer.Exit(1)
+
+
+def say(text: str) -> None:
+    """Print words that may hold anything: what looks like markup is not."""
+    out.print(Text(text), soft_wrap=True)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str | Text]], title: str = "") -> Table:
+    """Return a table of plain words."""
+    made = Table(*columns, title=title or None, title_justify="left", title_style="bold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return made
+
+
+def read_json(text: str) -> Any:
+    """Return the object that a text holds, or with `-` standard input."""
+    source = sys.stdin.read() if text == "-" else text
+    try:
+        parsed = json.loads(source)
+    except ValueError as error:
+        fail(f"not JSON: {error}")
+    if not isinstance(parsed, dict):
+        fail("expected a JSON object")
+    return parsed
+
+
+def read_json_file(file: str) -> Any:
+    return read_json("-" if file == "-" else Path(file).read_text())
+
+
+def print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2))
+
+
+def _user() -> str:
+    """Who the record of decisions is to name, as far as the system knows; headers are ASCII."""
+    try:
+        return getpass.getuser().encode("ascii", "replace").decode()
+    except (KeyError, OSError):  # a container whose user has no name
+        return ""
