@@ -6,7 +6,7 @@ import signal
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from deploy.client import Client
 from deploy.cluster import PortInUse, ensure_port_free
 from deploy.home import Home, Running
 from deploy.platform import Platform
+from deploy.quality import NOTHING
 from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from examples.flights.replay import MODEL
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from deploy.report import Findings
 
 SPEC = "examples.flights:spec"
+TRIAL_DAYS = 14
+_FEW = 5000
 console = Console()
 
 
@@ -42,14 +45,21 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
     data_folder()  # says what to install, before anything is started
     reading = ThreadPoolExecutor(1).submit(_prepare, last_day)
     with _platform(_fresh(settings, seed), keep_running) as running:
-        flights = reading.result()
+        flights, later = reading.result()
         from deploy.report import write_report  # noqa: PLC0415 - see _prepare
         from deploy.show import print_findings, replay  # noqa: PLC0415
+        from deploy.trials import try_versions  # noqa: PLC0415
 
         token = Home(settings.home).token()
         with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
             client.set_schedule(MODEL, None, None)
         findings = uvloop.run(replay(flights, running, token, settings.prefix))
+        if findings.frozen is not NOTHING and findings.frozen_version:
+            console.print("\nThe version frozen on 1 March is champion now; newer ones are tried on the flights that follow.")
+            trials = uvloop.run(try_versions(later, running, token, settings.prefix, findings.frozen_version))
+            findings.trials.extend(line for trial in trials for line in trial.says())
+            for line in findings.trials:
+                console.print(line, highlight=False)
         page, picture = write_report(findings, report)
         print_findings(findings)
         console.print(f"report: {page} (chart: {picture})")
@@ -58,10 +68,17 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
     return findings
 
 
-def _prepare(last_day: date) -> list[Flight]:
-    """While the platform starts: read the flights, and import what draws and measures, which takes as long."""
+def _prepare(last_day: date) -> tuple[list[Flight], list[Flight]]:
+    """While the platform starts: read the flights, and import what draws and measures, which takes as long.
+
+    Returns the flights to learn from, and those of the days after; at the end of the year, its last days once more.
+    """
     import_module("deploy.show")
-    return load(last_day + timedelta(days=1))
+    after = datetime.combine(last_day + timedelta(days=1), time(5), UTC)  # midnight in New York, or close to it
+    flights = load(last_day + timedelta(days=1 + TRIAL_DAYS))
+    learned = [flight for flight in flights if flight.departure < after]
+    later = [flight for flight in flights if flight.departure >= after]
+    return learned, later if len(later) > _FEW else learned[-TRIAL_DAYS * 900 :]
 
 
 def _fresh(settings: Settings, seed: int) -> Settings:

@@ -44,6 +44,9 @@ class Findings:
     overall: Quality
     freshness_s: list[float]
     totals: dict[str, str] = field(default_factory=dict[str, str])
+    frozen_version: int = 0
+    trials: list[str] = field(default_factory=list[str])
+    """How versions fared that were tried afterwards, in plain words, line by line."""
 
 
 def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
@@ -110,12 +113,22 @@ def _page(findings: Findings, charts: list[str]) -> str:
 <p class="lead">{_lead(findings)}</p>
 <h2>Quality</h2>{charts[0]}
 <h2>Freshness</h2>{charts[1]}
-<h2>Cost</h2><table>{totals}</table>
+{_trials(findings.trials)}<h2>Cost</h2><table>{totals}</table>
 <h2>Week by week</h2>
 <table><tr><th>week of</th><th>flights</th><th>live AUC</th><th>log loss</th><th>frozen AUC</th><th>log loss</th></tr>
 {rows}</table>
 </body></html>
 """
+
+
+def _trials(lines: Sequence[str]) -> str:
+    """A paragraph per version, its decisions as a list."""
+    if not lines:
+        return ""
+    parts: list[str] = []
+    for line in lines:
+        parts.append(f"<li>{escape(line.strip())}</li>" if line.startswith(" ") else f"</ul><p>{escape(line)}</p><ul>")
+    return f"<h2>Versions on trial</h2><ul>{''.join(parts)}</ul>"
 
 
 def _lead(findings: Findings) -> str:

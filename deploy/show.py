@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
@@ -89,7 +89,7 @@ async def replay(flights: list[Flight], running: Running, token: str, prefix: st
     """Send the flights through a running platform, show what happens, and freeze a version on the way."""
     books, show = Books(), _Show(len(flights))
     store = RedisStore(running.redis_url, prefix)
-    started, frozen_at, shadow_at = perf_counter(), None, START
+    started, frozen_at, frozen_version, shadow_at = perf_counter(), None, 0, START
     shown_at = flights[0].departure
     try:
         async with Replay(running.url, token) as sending:
@@ -104,12 +104,13 @@ async def replay(flights: list[Flight], running: Running, token: str, prefix: st
                         show.say()
                     if frozen_at is None and step.start + timedelta(hours=1) >= FREEZE_AT:
                         frozen_at = step.start + timedelta(hours=1)
+                        frozen_version = step.version
                         await asyncio.to_thread(_freeze, running.url, token, step.version)
                 await _read_shadows(store, shadow_at, books)
         await _last_shadows(store, books, frozen_at)
     finally:
         await store.close()
-    return _findings(books, show, frozen_at, perf_counter() - started)
+    return replace(_findings(books, show, frozen_at, perf_counter() - started), frozen_version=frozen_version)
 
 
 def _freeze(url: str, token: str, version: int) -> None:

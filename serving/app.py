@@ -109,6 +109,7 @@ def build(settings: ServingSettings) -> Edge:
         _route(f"{model}/experiments", "POST", replica, guard(experiments.create)),
         _route(f"{model}/experiments/{{name}}", "GET", replica, guard(experiments.show)),
         _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
+        _route(f"{model}/off-policy/{{variant}}", "GET", replica, guard(experiments.off_policy)),
         _route(f"{model}/versions", "GET", replica, guard(operators.versions)),
         _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),

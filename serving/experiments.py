@@ -1,5 +1,6 @@
 """What operators call about experiments: start them, read them, move them; promote a version; read who decided what."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from time import time
@@ -10,16 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router import revise
+from router.off_policy import OffPolicy
 from router.rollout import Move, find, pause, promote, resume, roll_back, stop
 from serving.errors import Invalid
 from serving.http import answer, read_body, whole_number
 from serving.operators import Operators, validate
 from store.errors import EpochConflict, NotFound, PolicyError
-from store.names import AUDIT, controller_consumer
+from store.names import AUDIT, controller_consumer, outcome_stream
 from store.policy import AuditRecord, Experiment, Policy, Variant
-from store.protocols import START
+from store.protocols import START, Entry
+from store.records import Outcomes, unpack_outcomes
 
 _TRIES = 20
+_MOST_ENTRIES = 200_000
 _ACTIONS: dict[str, Callable[..., Move]] = {"stop": stop, "pause": pause, "resume": resume}
 
 
@@ -118,6 +122,20 @@ class Experiments:
 
         return await self._change(request, pinned)
 
+    async def off_policy(self, request: Request) -> Response:
+        """What a variant would have earned on all the traffic whose outcomes are kept."""
+        model, variant = self._operators.model(request), request.path_params["variant"]
+        metric = request.query_params.get("metric", "label")
+        if metric not in ("label", "loss"):
+            raise Invalid("metric: label or loss")
+        study = OffPolicy(self._operators.record(model), variant, metric)
+        after, read = START, 0
+        while read < _MOST_ENTRIES and (entries := await self._store.read(outcome_stream(model), after, 1000)):
+            # Unpacking a year of outcomes is not for the loop that answers predictions.
+            await asyncio.to_thread(_book, study, entries)
+            after, read = entries[-1].position, read + len(entries)
+        return answer(await asyncio.to_thread(study.estimates))
+
     async def audit(self, request: Request) -> Response:
         last = whole_number(request.query_params.get("last", "100"))
         if last is None or not 1 <= last <= 10_000:
@@ -152,3 +170,10 @@ class Experiments:
             records += [AuditRecord.model_validate_json(entry.payload) for entry in entries]
             after = entries[-1].position
         return [record for record in records[::-1] if not model or record.model == model][:last]
+
+
+def _book(study: OffPolicy, entries: list[Entry]) -> None:
+    for entry in entries:
+        record = unpack_outcomes(entry.payload)
+        if isinstance(record, Outcomes):
+            study.add(record.outcomes)

@@ -23,7 +23,7 @@ from store.names import CONTROL, join_consumer, learner_consumer, log_stream
 from store.policy import MAIN, Policy, Snapshot
 from store.protocols import position_key
 from store.records import Cut, pack_log
-from store.spec import Schedule
+from store.spec import ModelRecord, Schedule
 
 _POLL_S = 0.002
 
@@ -195,6 +195,9 @@ class Operators:
                 raise PolicyError(f"a variant pins version {number}: {error}") from error
             if version.status != "published":
                 raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
+
+    def record(self, model: str) -> ModelRecord:
+        return self._replica.models[model].record
 
     def model(self, request: Request) -> str:
         model: str = request.path_params["model"]

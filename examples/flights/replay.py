@@ -71,7 +71,7 @@ class Replay:
                 version, verdict, freshness_s = await learning
             finally:
                 learning.cancel()
-            scores = await self._predict(bodies)
+            scores = await self.predict(bodies)
             predicted = [flight for minute in hour.minutes for flight in minute]
             done = Step(hour.start, predicted, scores, len(hour.labels), version, verdict, freshness_s)
         if done is not None:
@@ -80,14 +80,19 @@ class Replay:
     async def _learn(self, arrived: Sequence[Flight]) -> tuple[int, str, float]:
         """Post labels and wait until every replica has learned from them."""
         started = perf_counter()
+        await self.tell(arrived)
+        learned = await self._post(f"/admin/models/{MODEL}/retrain", {"wait_s": 60})
+        return learned["version"], learned["verdict"], perf_counter() - started
+
+    async def tell(self, arrived: Sequence[Flight]) -> None:
+        """Post the labels of flights that have arrived."""
         for start in range(0, len(arrived), FEEDBACK_EVENTS):
             answer = await self._post("/feedback", feedback_request(arrived[start : start + FEEDBACK_EVENTS]))
             if answer["rejected"]:
                 raise ReplayFailed(f"feedback was refused: {answer['rejected'][0]['error']}")
-        learned = await self._post(f"/admin/models/{MODEL}/retrain", {"wait_s": 60})
-        return learned["version"], learned["verdict"], perf_counter() - started
 
-    async def _predict(self, bodies: Sequence[str]) -> list[float]:
+    async def predict(self, bodies: Sequence[str]) -> list[float]:
+        """Send requests, many at a time; return the scores in their order."""
         path = f"/models/{MODEL}/predict"
         answers: list[Any] = []
         for start in range(0, len(bodies), IN_FLIGHT):

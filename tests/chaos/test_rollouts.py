@@ -1,6 +1,8 @@
 """Rollouts on a running platform, under load: bad versions go by themselves, a better one reaches champion."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -145,3 +147,43 @@ def test_a_better_version_reaches_champion(platform: TestPlatform) -> None:
         assert client.policy(MODEL)["channels"]["champion"] == version
         until(lambda: client.predict(MODEL, [{"features": {"x": [0.1] * WIDTH}}])[0]["version"] == version, "it answers")
     assert not crowd.refusals
+
+
+def test_kills_in_every_state_of_a_rollout_skip_nothing_and_repeat_nothing(platform: TestPlatform) -> None:
+    """The controller, a replica and Redis die at one step each; the rollout goes on from where it was."""
+    victims = iter(("controllers", "redis", "replicas", "controllers"))
+    before = 0
+    with platform.client() as client:
+        before = len(client.audit(last=1000))
+    _plan(platform, better=False)
+    with Crowd(platform) as crowd, platform.client() as client:
+        until(lambda: crowd.answered > 200, "there is a load")
+        # The champion's own weights once more: as good as it, so it is promoted where it need not be better.
+        packed = pack_weights({"w": TRUE.astype(np.float32).reshape(WIDTH, 1)})
+        version = _publish(platform, behaving("good"), packed).number
+        struck: set[int] = set()
+
+        def strike_or_ended() -> bool:
+            try:
+                policy = client.policy(MODEL)["policy"]
+            except ApiError:
+                return False
+            for experiment in policy["experiments"]:
+                step = experiment["progress"]["step"]
+                if step not in struck:
+                    struck.add(step)
+                    _strike(platform, next(victims))
+            return policy["tried"] >= version and not policy["experiments"]
+
+        until(strike_or_ended, f"the rollout of version {version} has ended")
+        assert struck == set(range(len(STEPS)))
+        records = client.audit(last=1000)
+        actions = [record["action"] for record in records[: len(records) - before]][::-1]
+        assert actions == ["set", "enter", "step", "step", "promote"], actions
+        epochs = [record["epoch"] for record in records]
+        assert len(set(epochs)) == len(epochs)
+
+
+def _strike(platform: TestPlatform, victim: str) -> None:
+    pid = platform.redis_pid() if victim == "redis" else platform.pids(victim)[0]
+    os.kill(pid, signal.SIGKILL)

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.anyio
 OPERATOR_ROUTES = [
     ("GET", "/admin/models/m/policy"), ("PUT", "/admin/models/m/policy"), ("GET", "/admin/models/m/versions"),
     ("POST", "/admin/models/m/retrain"), ("GET", "/admin/models/m/schedule"), ("PUT", "/admin/models/m/schedule"),
-    ("GET", "/admin/status"), ("GET", "/admin/audit"), ("GET", "/admin/models/m/experiments"),
+    ("GET", "/admin/status"), ("GET", "/admin/audit"), ("GET", "/admin/models/m/off-policy/{variant}"),
+    ("GET", "/admin/models/m/experiments"),
     ("POST", "/admin/models/m/experiments"), ("GET", "/admin/models/m/experiments/{name}"),
     ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/versions/{number}/promote"),
 ]  # fmt: skip

@@ -97,6 +97,12 @@ async def test_what_was_rolled_back_is_rejected_and_is_not_tried_again(
     assert not (await _policy(client))["policy"]["experiments"]
 
 
+async def test_what_an_arm_would_have_earned_is_refused_without_a_choice(client: httpx.AsyncClient) -> None:
+    reply = (await client.get("/admin/models/m/off-policy/new?metric=loss", headers=TOKEN)).json()
+    assert reply["ips"]["refused"]
+    refused(await client.get("/admin/models/m/off-policy/new?metric=money", headers=TOKEN), 422, "label or loss")
+
+
 async def test_testers_get_the_arm_they_ask_for(
     client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
 ) -> None:

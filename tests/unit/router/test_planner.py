@@ -143,7 +143,10 @@ def test_slices_that_a_client_sends_are_not_believed() -> None:
             {"experiments": (_ab({"main": 0.5, "a": 0.5}, "x"), _ab({"main": 0.5, "b": 0.5}, "y"))},
             "'x' 100%, 'y' 100% of the same units make 200%",
         ),
-        ({"experiments": (Experiment(name="e", kind="magic", shares={}),)}, "kind 'magic' is not one of ab, canary, interleave, shadow"),
+        (
+            {"experiments": (Experiment(name="e", kind="magic", shares={}),)},
+            "kind 'magic' is not one of ab, canary, interleave, shadow",
+        ),
         ({"experiments": (_ab({"main": 0.5, "nobody": 0.5}),)}, "no variant 'nobody'"),
         ({"experiments": (_ab({"main": -0.5, "a": 1.5}),)}, "between 0 and 1"),
         ({"experiments": (_ab({"main": float("nan"), "a": 1.0}),)}, "between 0 and 1"),

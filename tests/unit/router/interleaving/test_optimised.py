@@ -12,7 +12,7 @@ ITEMS = "abcdefghij"
 rankings = st.lists(st.lists(st.sampled_from(ITEMS), unique=True, max_size=8), min_size=2, max_size=4)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(rankings, st.integers(1, 10))
 def test_each_position_credits_all_rankers_alike(offered: list[list[str]], k: int) -> None:
     of = programme(offered, k)
@@ -23,7 +23,7 @@ def test_each_position_credits_all_rankers_alike(offered: list[list[str]], k: in
     assert np.all(np.ptp(np.asarray(credited), axis=1) < 1e-9 if np.size(credited) else True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(rankings, st.integers(1, 8))
 def test_every_list_grows_by_some_rankers_best_item_left(offered: list[list[str]], k: int) -> None:
     lists = programme(offered, k).lists

@@ -20,7 +20,7 @@ strategies = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATE
 
 
 @strategies
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(offered=rankings, k=st.integers(1, 10), seed=st.integers(0, 2**64))
 def test_it_shows_what_was_offered_once_and_as_much_as_there_is(
     strategy: Strategy, offered: list[list[str]], k: int, seed: int
@@ -34,7 +34,7 @@ def test_it_shows_what_was_offered_once_and_as_much_as_there_is(
 
 
 @strategies
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(ranking=st.lists(st.sampled_from(ITEMS), unique=True, max_size=8), rankers=st.integers(2, 4), seed=st.integers(0, 99))
 def test_equal_rankings_credit_nobody(strategy: Strategy, ranking: list[str], rankers: int, seed: int) -> None:
     draft = strategy([ranking] * rankers, 5, seed)
