@@ -1,6 +1,6 @@
 """Units to slots, slots to arms."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 
 from store.policy import Slice
@@ -15,19 +15,24 @@ def slot(salt: str, unit: str) -> int:
     >>> slot("experiment", "N14228") == slot("experiment", "N14228")
     True
     """
-    digest = blake2b(unit.encode("utf-8", "surrogatepass"), digest_size=8, person=_person(salt)).digest()
-    return int.from_bytes(digest, "big") * SLOTS >> 64
+    return slots(salt)(encoded(unit))
 
 
-_PERSONS: dict[str, bytes] = {}
+def encoded(unit: str) -> bytes:
+    """The bytes of a unit that are hashed: half of a surrogate pair, which JSON can carry, is a name as any other."""
+    return unit.encode("utf-8", "surrogatepass")
 
 
-def _person(salt: str) -> bytes:
-    person = _PERSONS.get(salt)
-    if person is None:
-        # blake2b takes 16 bytes of personalisation: hash the salt down to them, once.
-        person = _PERSONS[salt] = blake2b(salt.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return person
+def slots(salt: str) -> Callable[[bytes], int]:
+    """Return the function from an encoded unit to its slot under this salt."""
+    # blake2b takes 16 bytes of personalisation: the salt is hashed down to them, once.
+    person = blake2b(encoded(salt), digest_size=16).digest()
+    number = int.from_bytes
+
+    def place(unit: bytes) -> int:
+        return number(blake2b(unit, digest_size=8, person=person).digest(), "big") * SLOTS >> 64
+
+    return place
 
 
 def allocate(previous: Iterable[Slice], shares: Mapping[str, float]) -> tuple[Slice, ...]:

@@ -1,10 +1,10 @@
 """One request's plan: which arm answers a unit, how likely that was, where it counts, and who shadows it."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from router.assignment import SLOTS, slot
+from router.assignment import SLOTS, encoded, slots
 from router.experiments import KINDS
 from router.targeting import Request, compiled
 from store.policy import Experiment, Policy, Slice
@@ -32,13 +32,14 @@ class Plan(NamedTuple):
 
 
 class _Member:
-    """An experiment of a layer, ready to assign."""
+    """An experiment of a layer, ready to assign; `bit` is its own in a set of experiments."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, bit: int) -> None:
         self.name = experiment.name
         self.assign = KINDS[experiment.kind](experiment).assign
         self.takes: Request | None = compiled(experiment.target) if experiment.target else None
         self.traffic = experiment.traffic
+        self.bit = bit
         self.interleaving: Interleaving | None = None
         if experiment.kind == "interleave":
             others = tuple(arm for arm in experiment.shares if arm != experiment.baseline)
@@ -54,19 +55,27 @@ class _Layer:
 
     def __init__(self, name: str, slices: tuple[Slice, ...], members: Mapping[str, _Member]) -> None:
         self.members = list(members.values())
-        self._salt = f"layer:{name}"
+        self._slot = slots(f"layer:{name}")
         self._starts = [piece.start for piece in slices]
         self._ends = [piece.end for piece in slices]
         self._owners = [members[piece.owner] for piece in slices]
         whole = len(slices) == 1 and slices[0].end - slices[0].start == SLOTS
         self._alone = self._owners[0] if whole else None
 
-    def owner(self, unit: str) -> _Member | None:
+    def owner(self, unit: bytes) -> _Member | None:
         if self._alone is not None:
             return self._alone
-        place = slot(self._salt, unit)
+        place = self._slot(unit)
         index = bisect_right(self._starts, place) - 1
         return self._owners[index] if index >= 0 and place < self._ends[index] else None
+
+    def choose(self, unit: bytes, out: int) -> tuple[str, str] | None:
+        """Return the unit's experiment and arm; `out` has the bits of experiments that do not take it."""
+        member = self.owner(unit)
+        if member is None or out & member.bit:
+            return None
+        arm = member.assign(unit)
+        return (member.name, arm.variant) if arm is not None else None
 
 
 class Interleaving(NamedTuple):
@@ -93,18 +102,21 @@ class Planner:
         self._held_slots = policy.holdout * SLOTS
         members: dict[str, dict[str, _Member]] = {}
         self._shadowing: list[tuple[str, Any, Request | None]] = []
-        for experiment in policy.experiments:
+        for place, experiment in enumerate(policy.experiments):
             kind = KINDS[experiment.kind]
             if kind.answers:
-                members.setdefault(experiment.layer, {})[experiment.name] = _Member(experiment)
+                members.setdefault(experiment.layer, {})[experiment.name] = _Member(experiment, 1 << place)
             else:
                 takes = compiled(experiment.target) if experiment.target else None
                 self._shadowing.append((experiment.name, kind(experiment).shadows, takes))
         self._layers = [_Layer(name, policy.layers[name], inside) for name, inside in members.items()]
-        self._targeted = [member for layer in self._layers for member in layer.members if member.takes is not None]
-        self._interleaves = any(member.interleaving is not None for layer in self._layers for member in layer.members)
+        everyone = [member for layer in self._layers for member in layer.members]
+        self._targeted = [(member.bit, member.takes) for member in everyone if member.takes is not None]
+        self._interleaves = any(member.interleaving is not None for member in everyone)
         self._idle = not (self._layers or self._shadowing or self._forced or self._holdout)
         self.asks_headers = any(rule.by == "header" for e in policy.experiments for rule in e.target)
+        self._held_slot = slots(HOLDOUT)
+        self._held = Plan(self._default, self._propensity(self._default, 0), (HOLDOUT,))
         self._made: dict[Any, Plan] = {}
 
     def plan(self, unit: str, features: Mapping[str, Any] = _NOTHING, headers: Mapping[str, str] = _NOTHING) -> Plan:
@@ -113,23 +125,29 @@ class Planner:
             return self._plain
         if self._forced and unit in self._forced:
             return self._forced[unit]
-        if self._holdout and slot(HOLDOUT, unit) < self._held_slots:
-            return self._planned((), True, ())
-        out = frozenset(
-            member.name for member in self._targeted if member.takes is not None and not member.takes(unit, features, headers)
-        )
-        plan = self._planned(tuple([_choice(layer, unit, out) for layer in self._layers]), False, out)
-        if self._shadowing:
-            shadows = tuple(
-                (variant, name)
-                for name, of, takes in self._shadowing
-                if takes is None or takes(unit, features, headers)
-                for variant in of(unit)
-                if variant != plan.variant
-            )
-            if shadows:
-                return plan._replace(shadows=shadows)
+        key = encoded(unit)
+        if self._holdout and self._held_slot(key) < self._held_slots:
+            return self._held
+        plan = self._answering(unit, key, features, headers)
+        return self._shadowed(plan, unit, key, features, headers) if self._shadowing else plan
+
+    def _answering(self, unit: str, key: bytes, features: Mapping[str, Any], headers: Mapping[str, str]) -> Plan:
+        out = 0
+        for bit, takes in self._targeted:
+            if not takes(unit, features, headers):
+                out |= bit
+        choices = (out, *[layer.choose(key, out) for layer in self._layers])
+        plan = self._made.get(choices)
+        if plan is None:
+            plan = self._made[choices] = self._make(choices[1:], out)
         return plan
+
+    def _shadowed(self, plan: Plan, unit: str, key: bytes, features: Mapping[str, Any], headers: Mapping[str, str]) -> Plan:
+        shadows: list[tuple[str, str]] = []
+        for name, of, takes in self._shadowing:
+            if takes is None or takes(unit, features, headers):
+                shadows += [(variant, name) for variant in of(key) if variant != plan.variant]
+        return Plan(plan.variant, plan.propensity, plan.experiments, tuple(shadows)) if shadows else plan
 
     def interleaved(
         self, unit: str, features: Mapping[str, Any] = _NOTHING, headers: Mapping[str, str] = _NOTHING
@@ -137,10 +155,11 @@ class Planner:
         """Return who drafts this unit's lists together; None where one variant ranks, as `plan` says."""
         if not self._interleaves or unit in self._forced:
             return None
-        if self._holdout and slot(HOLDOUT, unit) < self._held_slots:
+        key = encoded(unit)
+        if self._holdout and self._held_slot(key) < self._held_slots:
             return None
         for layer in self._layers:
-            member = layer.owner(unit)
+            member = layer.owner(key)
             if member is not None and member.interleaving is not None:
                 return member.interleaving if member.takes is None or member.takes(unit, features, headers) else None
         return None
@@ -149,29 +168,20 @@ class Planner:
         """Plan a request that asks for a variant itself."""
         return Plan(variant, 0.0)
 
-    def _planned(self, choices: tuple[tuple[str, str] | None, ...], held: bool, out: "frozenset[str] | tuple[()]") -> Plan:
-        key = (choices, held, out)
-        plan = self._made.get(key)
-        if plan is None:
-            plan = self._made[key] = self._make(choices, held, out)
-        return plan
-
-    def _make(self, choices: tuple[tuple[str, str] | None, ...], held: bool, out: "frozenset[str] | tuple[()]") -> Plan:
-        if held:
-            return Plan(self._default, self._propensity(self._default, frozenset()), (HOLDOUT,))
+    def _make(self, choices: Sequence[tuple[str, str] | None], out: int) -> Plan:
         taken = [choice for choice in choices if choice is not None]
         moved = [choice for choice in taken if choice[1] != self._default]
         variant = moved[0][1] if moved else self._default
         counted = taken if not moved else moved if len(moved) == 1 else []
         return Plan(variant, self._propensity(variant, out), tuple(name for name, _ in counted))
 
-    def _propensity(self, variant: str, out: "frozenset[str] | tuple[()]") -> float:
+    def _propensity(self, variant: str, out: int) -> float:
         """The probability that a unit which the experiments `out` do not take is answered by `variant`."""
         chosen, default = 0.0, 1.0
         for layer in self._layers:
             shares: dict[str, float] = {}
             for member in layer.members:
-                if member.name not in out:
+                if not out & member.bit:
                     for arm, share in member.shares.items():
                         shares[arm] = shares.get(arm, 0.0) + member.traffic * share
             moved = sum(share for arm, share in shares.items() if arm != self._default)
@@ -180,11 +190,3 @@ class Planner:
         in_play = default if variant == self._default else chosen
         held = 1.0 if variant == self._default else 0.0
         return self._holdout * held + (1.0 - self._holdout) * in_play
-
-
-def _choice(layer: _Layer, unit: str, out: "frozenset[str]") -> tuple[str, str] | None:
-    member = layer.owner(unit)
-    if member is None or (out and member.name in out):
-        return None
-    arm = member.assign(unit)
-    return (member.name, arm.variant) if arm is not None else None

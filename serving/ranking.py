@@ -1,5 +1,6 @@
 """Ranked lists: one variant's, or several variants' drafted together, in pages; the other's list where one fails."""
 
+import asyncio
 import hmac
 import secrets
 import zlib
@@ -156,7 +157,12 @@ class Lists:
             raise VersionFailed("no ranker could make a list: " + "; ".join(one.text for one in failures), failures)
         orders = [[] if scores is None else [items[i] for i in np.argsort(-scores, kind="stable")] for scores in lists]
         seed = secrets.randbits(62)
-        draft = _draft(orders, strategy, k, min(len(items), MOST_SHOWN), seed)
+        most = min(len(items), MOST_SHOWN)
+        # A linear programme takes its time, and the loop serves everyone.
+        if strategy == "optimised":
+            draft = await asyncio.to_thread(_draft, orders, strategy, k, most, seed)
+        else:
+            draft = _draft(orders, strategy, k, most, seed)
         place = {item: index for index, item in enumerate(items)}
         scores = [
             float((made[0] if team == NOBODY or lists[team] is None else lists[team])[place[item]])  # pyright: ignore[reportOptionalSubscript]

@@ -30,8 +30,8 @@ class AB:
     def split(experiment: Experiment) -> Mapping[str, float]:
         return experiment.shares
 
-    def assign(self, unit: str) -> Arm | None:
+    def assign(self, unit: bytes) -> Arm | None:
         return self._split.assign(unit)
 
-    def shadows(self, unit: str) -> tuple[str, ...]:
+    def shadows(self, unit: bytes) -> tuple[str, ...]:
         return ()

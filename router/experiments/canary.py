@@ -28,8 +28,8 @@ class Canary:
         [(candidate, share)] = experiment.shares.items()
         return {candidate: share, experiment.baseline: 1.0 - share}
 
-    def assign(self, unit: str) -> Arm | None:
+    def assign(self, unit: bytes) -> Arm | None:
         return self._split.assign(unit)
 
-    def shadows(self, unit: str) -> tuple[str, ...]:
+    def shadows(self, unit: bytes) -> tuple[str, ...]:
         return ()

@@ -29,8 +29,8 @@ class Interleave:
     def split(experiment: Experiment) -> Mapping[str, float]:
         return {}
 
-    def assign(self, unit: str) -> Arm | None:
+    def assign(self, unit: bytes) -> Arm | None:
         return None
 
-    def shadows(self, unit: str) -> tuple[str, ...]:
+    def shadows(self, unit: bytes) -> tuple[str, ...]:
         return ()

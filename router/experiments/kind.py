@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, Protocol
 
 from router.accounts import Account
-from router.assignment import SLOTS, slot
+from router.assignment import SLOTS, slots
 from store.policy import Experiment, Slice
 
 
@@ -17,7 +17,7 @@ class Arm(NamedTuple):
 
 
 class Kind(Protocol):
-    """An experiment of one kind, made from its declaration. Pure: the same unit gives the same answer.
+    """An experiment of one kind, made from its declaration. Pure: the same unit gives the same answer. Units come encoded.
 
     Attributes:
         answers: whether its arms answer predictions, so that it takes its place in a layer.
@@ -39,11 +39,11 @@ class Kind(Protocol):
         """Return the arms that units are assigned to, with shares that sum to 1; none where nobody is assigned."""
         ...
 
-    def assign(self, unit: str) -> Arm | None:
+    def assign(self, unit: bytes) -> Arm | None:
         """Return the unit's arm, or None where this kind assigns nobody."""
         ...
 
-    def shadows(self, unit: str) -> tuple[str, ...]:
+    def shadows(self, unit: bytes) -> tuple[str, ...]:
         """Return the variants that score this unit's requests as well, unseen."""
         ...
 
@@ -52,12 +52,12 @@ class Split:
     """Units divided by slots: each belongs to one arm, and stays there while the arm's share grows."""
 
     def __init__(self, salt: str, slices: tuple[Slice, ...]) -> None:
-        self._salt = salt
+        self._slot = slots(salt)
         self._starts = [piece.start for piece in slices]
         held: dict[str, int] = {}
         for piece in slices:
             held[piece.owner] = held.get(piece.owner, 0) + piece.end - piece.start
         self._arms = [Arm(piece.owner, held[piece.owner] / SLOTS) for piece in slices]
 
-    def assign(self, unit: str) -> Arm:
-        return self._arms[bisect_right(self._starts, slot(self._salt, unit)) - 1]
+    def assign(self, unit: bytes) -> Arm:
+        return self._arms[bisect_right(self._starts, self._slot(unit)) - 1]

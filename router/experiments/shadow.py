@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from router.accounts import Account, PairedAccount
-from router.assignment import SLOTS, slot
+from router.assignment import SLOTS, slots
 from router.experiments.kind import Arm
 from store.policy import Experiment
 
@@ -16,7 +16,7 @@ class Shadow:
     account: ClassVar[type[Account]] = PairedAccount
 
     def __init__(self, experiment: Experiment) -> None:
-        self._salt = experiment.salt
+        self._slot = slots(experiment.salt)
         self._all = tuple(variant for variant, share in experiment.shares.items() if share >= 1.0)
         self._some = [(variant, share * SLOTS) for variant, share in experiment.shares.items() if share < 1.0]
 
@@ -28,11 +28,11 @@ class Shadow:
     def split(experiment: Experiment) -> Mapping[str, float]:
         return {}
 
-    def assign(self, unit: str) -> Arm | None:
+    def assign(self, unit: bytes) -> Arm | None:
         return None
 
-    def shadows(self, unit: str) -> tuple[str, ...]:
+    def shadows(self, unit: bytes) -> tuple[str, ...]:
         if not self._some:
             return self._all
-        place = slot(self._salt, unit)
+        place = self._slot(unit)
         return self._all + tuple(variant for variant, slots in self._some if place < slots)
