@@ -1,18 +1,23 @@
 """What an experiment has shown so far: plain words first, the numbers under them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from router.accounts import GUARDS, Account, ArmsAccount, DuelAccount, PairedAccount
+from router.accounts import GUARDS, Account, ArmsAccount, DuelAccount, PairedAccount, loss_of
 from router.accounts.arms import MEASURES
+from router.accounts.scores import number_of
 from router.judge import Verdict, judge_arms, judge_duels, judge_shadow, sample_ratio
 from router.rollout import described
-from router.statistics import AsymptoticSequence, rank_correlation
+from router.statistics import AsymptoticSequence, Moments, rank_correlation
 from router.statistics.sample_ratio import ALARM_LOG_E
 from store.policy import Experiment, Policy
+from store.records import Outcome
+from store.spec import ModelRecord
 
+_SLICES = 20
 _OUTCOMES = MEASURES.index("outcomes")
 
 
@@ -139,6 +144,43 @@ def projection(experiment: Experiment, account: ArmsAccount, now: float) -> dict
     }
 
 
+def forecast(experiment: Experiment, record: ModelRecord, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What an experiment on this model's metric is likely to need, judged by earlier outcomes: before it has begun.
+
+    Args:
+        outcomes: final ones, in the order of their predictions.
+    """
+    judging = experiment.judging
+    sums: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        row = sums.setdefault(outcome.unit, [0.0, 0.0])
+        loss = judging.metric == "loss"
+        row[0] += loss_of(record, outcome.output, outcome.label) if loss else number_of(outcome.label)
+        row[1] += 1.0
+    if len(sums) < 2:
+        return {"refused": f"{len(sums)} units have had outcomes: too few to judge by"}
+    moments = Moments.of(list(sums.values()))
+    value = float(moments.sums[0] / moments.sums[1])
+    direction = np.array([1.0, -value])
+    deviation = math.sqrt(max(0.0, float(direction @ moments.covariance @ direction))) / float(moments.mean[1])
+    shares = experiment.shares.values()
+    share = experiment.steps[-1].share if experiment.steps else min(shares, default=0.0)
+    margin = judging.margin * abs(value)
+    needed = units_needed(deviation, margin, share, AsymptoticSequence(judging.alpha, judging.n_opt))
+    span = max(1e-9, outcomes[-1].predicted_at - outcomes[0].predicted_at)
+    pace = len(sums) / span * experiment.traffic
+    return {
+        "metric": judging.metric,
+        "value": value,
+        "deviation": deviation,
+        "share": share,
+        "to_see": f"a difference of {margin:.4g} ({judging.margin:.0%} of {value:.4g})",
+        "units_needed": needed,
+        "units_per_second": pace,
+        "seconds": round(needed / pace) if needed is not None else None,
+    }
+
+
 def units_needed(deviation: float, effect: float, share: float, sequence: AsymptoticSequence, most: int = 10**9) -> int | None:
     """Units of both arms until the interval is likely to be narrower than an effect; None if never within `most`.
 
@@ -182,5 +224,9 @@ def _of_pairs(account: PairedAccount, variant: str) -> dict[str, Any]:
             "labelled_units": pairs.moments.n,
             "only_shadow_right": pairs.wins,
             "only_answer_right": pairs.losses,
+            "slices": [
+                {"slice": name, "predictions": count, "disagree": apart / count, "mean_gap": gap / count}
+                for name, (count, apart, gap) in sorted(pairs.slices.items(), key=lambda one: -one[1][1] / one[1][0])[:_SLICES]
+            ],
         }
     return content

@@ -107,6 +107,7 @@ def build(settings: ServingSettings) -> Edge:
         _route(f"{model}/policy", "PUT", replica, guard(operators.set_policy)),
         _route(f"{model}/experiments", "GET", replica, guard(experiments.show_all)),
         _route(f"{model}/experiments", "POST", replica, guard(experiments.create)),
+        _route(f"{model}/experiments/forecast", "POST", replica, guard(experiments.forecast)),
         _route(f"{model}/experiments/{{name}}", "GET", replica, guard(experiments.show)),
         _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
         _route(f"{model}/off-policy/{{variant}}", "GET", replica, guard(experiments.off_policy)),

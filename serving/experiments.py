@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter, deque
 from collections.abc import Callable
 from time import time
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from router import revise
 from router.off_policy import OffPolicy
+from router.report import forecast
 from router.rollout import Move, find, pause, promote, resume, roll_back, stop
 from serving.errors import Invalid
 from serving.http import answer, read_body, whole_number
@@ -20,10 +22,11 @@ from store.errors import EpochConflict, NotFound, PolicyError
 from store.names import AUDIT, controller_consumer, outcome_stream
 from store.policy import AuditRecord, Experiment, Policy, Variant
 from store.protocols import START, Entry
-from store.records import Outcomes, unpack_outcomes
+from store.records import Outcome, Outcomes, unpack_outcomes
 
 _TRIES = 20
 _MOST_ENTRIES = 200_000
+_FORECAST_OUTCOMES = 20_000
 _ACTIONS: dict[str, Callable[..., Move]] = {"stop": stop, "pause": pause, "resume": resume}
 
 
@@ -73,7 +76,10 @@ class Experiments:
         report = content.get("experiments", {}).get(name) if running else None
         if running is None and not decisions:
             raise NotFound(f"model '{model}' has no experiment '{name[:80]}' and never had")
-        return answer({"experiment": name, "running": running is not None, "report": report, "decisions": decisions[:50]})
+        content = {"experiment": name, "running": running is not None, "report": report, "decisions": decisions[:50]}
+        if running is not None and running.kind == "shadow":
+            content["shadow_queue"] = await self._shadow_queue()
+        return answer(content)
 
     async def create(self, request: Request) -> Response:
         wanted: NewExperiment = await self._operators.body(request, NewExperiment)
@@ -91,6 +97,19 @@ class Experiments:
             return Move(changed, "enter", wanted.experiment.name, "", after, "an operator started it")
 
         return await self._change(request, added)
+
+    async def forecast(self, request: Request) -> Response:
+        """How long an experiment is likely to take that has not begun: by the newest outcomes."""
+        model = self._operators.model(request)
+        wanted: NewExperiment = await self._operators.body(request, NewExperiment)
+        outcomes: deque[Outcome] = deque(maxlen=_FORECAST_OUTCOMES)
+        after = START
+        while entries := await self._store.read(outcome_stream(model), after, 1000):
+            for record in await asyncio.to_thread(_outcomes, entries):
+                outcomes.extend(outcome for outcome in record if outcome.final)
+            after = entries[-1].position
+        record = self._operators.record(model)
+        return answer(await asyncio.to_thread(forecast, wanted.experiment, record, list(outcomes)))
 
     async def act(self, request: Request) -> Response:
         name, action = request.path_params["name"], request.path_params["action"]
@@ -162,6 +181,13 @@ class Experiments:
         _, state = await self._store.consumer(controller_consumer(model))
         return json.loads(state) if state else {}
 
+    async def _shadow_queue(self) -> dict[str, int]:
+        """What became of requests' shadows, over all replicas since each began."""
+        counts: Counter[str] = Counter({"scored": 0, "failed": 0, "dropped": 0})
+        for report in await self._store.reports():
+            counts.update(report.counters.get("shadows", {}))
+        return dict(counts)
+
     async def _audit(self, model: str, last: int) -> list[AuditRecord]:
         """The newest records, newest first; of one model, or with an empty name of all."""
         records: list[AuditRecord] = []
@@ -173,7 +199,10 @@ class Experiments:
 
 
 def _book(study: OffPolicy, entries: list[Entry]) -> None:
-    for entry in entries:
-        record = unpack_outcomes(entry.payload)
-        if isinstance(record, Outcomes):
-            study.add(record.outcomes)
+    for outcomes in _outcomes(entries):
+        study.add(outcomes)
+
+
+def _outcomes(entries: list[Entry]) -> list[list[Outcome]]:
+    records = [unpack_outcomes(entry.payload) for entry in entries]
+    return [record.outcomes for record in records if isinstance(record, Outcomes)]

@@ -84,6 +84,8 @@ class Hosted:
         self.latency = metrics.latency.labels(record.name)
         self.encoder = Encoder(record.features)
         self.state = State()
+        names = [field.name for field in record.features.fields]
+        self._slices = [names.index(name) for name in record.slices]
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
         features: Any = record.features.typed_dict()
@@ -139,6 +141,12 @@ class Hosted:
         except ValidationError as error:
             raise refusal_of(error, "candidates", "", "candidates") from None
         return [self.encoder.row(one) for one in valid]
+
+    def slices(self, rows: list[Row]) -> list[list[str]] | None:
+        """Return the values of the model's slices for each row, None where it has none."""
+        if not self._slices:
+            return None
+        return [[str(row[place])[:64] for place in self._slices] for row in rows]
 
     def score(self, live: Live, rows: list[Row]) -> np.ndarray:
         """Return finite scores [rows, outputs]; raises VersionFailed."""

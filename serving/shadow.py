@@ -96,6 +96,7 @@ class ShadowQueue:
                 version=live.number,
                 experiment=first.experiment,
                 latency_s=seconds / count,
+                slices=first.hosted.slices([row for work in works for row in work.rows]),
                 answered_s=sum(work.answered_s for work in works) / count,
             )
             await self._log.append(first.hosted.stream, pack_log(record))

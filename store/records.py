@@ -59,6 +59,8 @@ class Shadows:
     experiment: str
     latency_s: float = 0.0
     answered_s: float = 0.0
+    slices: list[list[str]] | None = None
+    """For each prediction the values of the model's slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def pack_log(record: LogRecord) -> bytes:
         case Shadows():
             body = (
                 "s", record.at, record.ids, record.units, record.outputs, record.answers, record.variant, record.version,
-                record.experiment, record.latency_s, record.answered_s,
+                record.experiment, record.latency_s, record.answered_s, record.slices,
             )  # fmt: skip
         case Rankings():
             body = (

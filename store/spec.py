@@ -71,6 +71,8 @@ class ModelRecord(BaseModel):
     schedule: Schedule = Schedule()
     clock: Literal["log", "event"] = "log"
     max_skew_s: float = 86_400.0
+    slices: tuple[str, ...] = ()
+    """Features by whose values reports are broken down."""
     network: str = ""
     """Where the torch network comes from, empty for the default one."""
 
@@ -128,6 +130,7 @@ class ModelSpec:
         network: called with the schema and the number of outputs, returns a torch module whose `forward(numbers, categories)`
             gives logits [rows, outputs]; None takes the default network for tabular features.
         clock: 'log' (the time of arrival) or 'event' (the `at` of each instance: replays and backfills).
+        slices: names of features by whose values reports are broken down; those with few values, such as a country.
     """
 
     name: str
@@ -140,6 +143,7 @@ class ModelSpec:
     network: Callable[[Schema, int], Any] | None = None
     clock: Literal["log", "event"] = "log"
     max_skew_s: float = 86_400.0
+    slices: tuple[str, ...] = ()
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,8 +162,12 @@ class ModelSpec:
             schedule=self.schedule,
             clock=self.clock,
             max_skew_s=self.max_skew_s,
+            slices=self.slices,
             network=network,
         )
+        known = [one.name for one in record.features.fields]
+        if unknown := [name for name in self.slices if name not in known]:
+            raise SpecError(f"model '{self.name}': slices: there is no feature '{unknown[0]}' among {', '.join(known)}")
         if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):
             raise SpecError(f"model '{self.name}': the label policy's default is {self.labels.default!r}: {wrong}")
         if self.labels.kind == "at_window" and self.labels.default is None:

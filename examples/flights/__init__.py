@@ -38,6 +38,7 @@ spec = ModelSpec(
     name="flight-delay",
     features=Features,
     clock="event",
+    slices=("origin", "carrier"),
     # The truth of a flight comes at its arrival; after two days nobody waits for it any more.
     labels=LabelPolicy(kind="on_label", window_s=2 * 86_400),
 )

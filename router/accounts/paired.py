@@ -12,6 +12,7 @@ _SAMPLE = 4096
 _WAITING = 200_000
 _EARLY = 20_000
 _UNITS = 1_000_000
+_SLICES = 500
 
 
 class Pairs:
@@ -21,6 +22,7 @@ class Pairs:
         count, agree: predictions, and those where both would decide alike (the same class); `failed`: those it could not score.
         gap: sum of absolute differences of scores; `seconds`: of runs per row, the shadow's and the answer's.
         sample: pairs (answer, shadow) of scores, every `every`-th one.
+        slices: by "feature=value": predictions, those decided otherwise, and the sum of absolute differences.
         wins, losses: units where, on the unit's first label, only the shadow was right, and only the answer.
         moments: of units, the difference of losses (shadow minus answer) on that label, and the answer's loss.
     """
@@ -37,6 +39,7 @@ class Pairs:
         self.wins: int = state.get("wins", 0)
         self.losses: int = state.get("losses", 0)
         self.moments = Moments.unpacked(state["moments"]) if "moments" in state else Moments.empty(2)
+        self.slices: dict[str, list[float]] = state.get("slices") or {}
         self.waiting: dict[str, list[Any]] = state.get("waiting") or {}
         self.units: dict[str, bool] = state.get("units") or {}
 
@@ -78,22 +81,36 @@ class PairedAccount:
             return
         pairs.seconds[0] += record.latency_s * len(record.ids)
         pairs.seconds[1] += record.answered_s * len(record.ids)
-        for id_, unit, mine, answer in zip(record.ids, record.units, record.outputs, record.answers, strict=True):
-            one, other = shown(self._record, answer), shown(self._record, mine)
-            if pairs.count % pairs.every == 0:
-                pairs.sample.append([one, other])
-                if len(pairs.sample) > _SAMPLE:
-                    pairs.sample = pairs.sample[::2]
-                    pairs.every *= 2
-            pairs.count += 1
-            pairs.gap += abs(other - one)
-            pairs.agree += self._decision(answer) == self._decision(mine)
+        slices = record.slices or [[]] * len(record.ids)
+        for id_, unit, mine, answer, within in zip(
+            record.ids, record.units, record.outputs, record.answers, slices, strict=True
+        ):
+            self._compare(pairs, mine, answer, within)
             if unit not in pairs.units:
                 early = self._early.get(id_)
                 if early is not None:
                     self._enter(pairs, unit, mine, answer, early[0])
                 elif len(pairs.waiting) < _WAITING:
                     pairs.waiting[id_] = [unit, mine, answer]
+
+    def _compare(self, pairs: Pairs, mine: list[float], answer: list[float], within: list[str]) -> None:
+        one, other = shown(self._record, answer), shown(self._record, mine)
+        if pairs.count % pairs.every == 0:
+            pairs.sample.append([one, other])
+            if len(pairs.sample) > _SAMPLE:
+                pairs.sample = pairs.sample[::2]
+                pairs.every *= 2
+        pairs.count += 1
+        pairs.gap += abs(other - one)
+        agree = self._decision(answer) == self._decision(mine)
+        pairs.agree += agree
+        for name, value in zip(self._record.slices, within, strict=False):
+            key = f"{name}={value}"
+            if key in pairs.slices or len(pairs.slices) < _SLICES:
+                row = pairs.slices.setdefault(key, [0, 0, 0.0])
+                row[0] += 1
+                row[1] += not agree
+                row[2] += abs(other - one)
 
     def rankings(self, record: Rankings) -> None:
         """Shadows compare scores, not lists."""

@@ -17,7 +17,8 @@ OPERATOR_ROUTES = [
     ("GET", "/admin/status"), ("GET", "/admin/audit"), ("GET", "/admin/models/m/off-policy/{variant}"),
     ("GET", "/admin/models/m/experiments"),
     ("POST", "/admin/models/m/experiments"), ("GET", "/admin/models/m/experiments/{name}"),
-    ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/versions/{number}/promote"),
+    ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/experiments/forecast"),
+    ("POST", "/admin/models/m/versions/{number}/promote"),
 ]  # fmt: skip
 
 

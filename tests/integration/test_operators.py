@@ -1,5 +1,6 @@
 """What operators do with experiments, from the first request to the record of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -101,6 +102,24 @@ async def test_what_an_arm_would_have_earned_is_refused_without_a_choice(client:
     reply = (await client.get("/admin/models/m/off-policy/new?metric=loss", headers=TOKEN)).json()
     assert reply["ips"]["refused"]
     refused(await client.get("/admin/models/m/off-policy/new?metric=money", headers=TOKEN), 422, "label or loss")
+
+
+async def test_a_forecast_says_how_long_before_anything_has_begun(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    trainer = platform[0]
+    for number in range(40):
+        made = await predict(client, unit=f"u{number}")
+        await client.post("/feedback", json={"events": [{"id": made["id"], "label": number % 2}]})
+    body = {"experiment": {"name": "e", "kind": "ab", "shares": {"main": 0.5, "x": 0.5}, "judging": {"metric": "label"}}}
+    async with asyncio.timeout(30):
+        while True:
+            await trainer.step(0.01)
+            reply = (await client.post("/admin/models/m/experiments/forecast", headers=TOKEN, json=body)).json()
+            if reply.get("units_needed") and reply["value"] == pytest.approx(0.5, abs=0.2):
+                break
+    assert 1000 < reply["units_needed"] < 100_000
+    assert reply["seconds"] > 0
 
 
 async def test_testers_get_the_arm_they_ask_for(

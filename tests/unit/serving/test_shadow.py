@@ -27,6 +27,9 @@ class Scorer:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
 
+    def slices(self, rows: list[Row]) -> list[list[str]] | None:
+        return None
+
     def live(self, state: State, variant: str) -> Live:
         return state.live[variant]
 

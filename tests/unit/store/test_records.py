@@ -44,7 +44,7 @@ log_records: st.SearchStrategy[LogRecord] = st.one_of(
     ),
     st.builds(
         Shadows, floats, st.lists(texts), st.lists(texts), st.lists(outputs), st.lists(outputs), texts,
-        st.integers(0, 2**31), texts, floats, floats,
+        st.integers(0, 2**31), texts, floats, floats, st.none() | st.lists(st.lists(texts)),
     ),
     st.builds(
         Failures, floats, st.lists(texts), st.lists(texts), texts, st.integers(0, 2**31), names,
