@@ -9,7 +9,20 @@ import typer
 from rich.table import Table
 
 from deploy import cli_experiments, cli_policy, detached
-from deploy.cli_terminal import HomeOption, JsonOption, Model, configured, connected, err, errors, out, print_json, read_json
+from deploy.cli_terminal import (
+    HomeOption,
+    JsonOption,
+    Model,
+    configured,
+    connected,
+    err,
+    errors,
+    out,
+    print_json,
+    read_json,
+    say,
+    table,
+)
 from deploy.home import Home
 from deploy.settings import Settings
 
@@ -18,6 +31,8 @@ app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
 app.add_typer(cli_experiments.experiment_app, name="experiment")
 app.add_typer(cli_experiments.app)
+
+_LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}
 
 
 @app.command()
@@ -77,9 +92,9 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
             return print_json(state)
         for what, why in state["away"].items():
             out.print(f"[red]away:[/red] {what}: {why}")
-        for trainer in state["trainers"]:
-            for why in trainer["away"].values():
-                out.print(f"[red]{trainer['name']}:[/red] {why}")
+        for worker in (*state["trainers"], *state["controllers"]):
+            for what, why in worker["away"].items():
+                out.print(f"[red]{worker['name']}:[/red] {what}: {why}")
         _print_models(state)
 
 
@@ -128,14 +143,13 @@ def versions(
         found = client.versions(model, last)
         if as_json:
             return print_json(found)
-        table = Table("version", "status", "outcomes", "loss before learning", "recent loss", "because of")
-        for version in found:
-            metrics = version["metrics"]
-            loss, recent = (f"{metrics[key]:.4f}" if key in metrics else "" for key in ("loss", "recent_loss"))
-            state = version["status"] + (f": {version['reason']}" if version["reason"] else "")
-            cut = version["lineage"].get("cut", "")
-            table.add_row(str(version["number"]), state, str(version["outcomes"]), loss, recent, cut)
-        out.print(table)
+        out.print(table(("version", "status", "outcomes", *_LOSSES.values(), "because of"), map(_version_row, found)))
+
+
+def _version_row(version: dict[str, Any]) -> tuple[str, ...]:
+    losses = [f"{version['metrics'][key]:.4f}" if key in version["metrics"] else "" for key in _LOSSES]
+    state = version["status"] + (f": {version['reason']}" if version["reason"] else "")
+    return str(version["number"]), state, str(version["outcomes"]), *losses, version["lineage"].get("cut", "")
 
 
 @app.command()
@@ -150,8 +164,8 @@ def retrain(
         answer = client.retrain(model, wait_s)
         if as_json:
             return print_json(answer)
-        version = f", version {answer['version']} is live" if answer["verdict"] == "published" else ""
-        out.print(f"{answer['verdict']}{version} ({answer.get('outcomes', 0)} outcomes)")
+        version = f" version {answer['version']}" if answer["verdict"] == "published" else ""
+        say(f"{answer['verdict']}{version} ({answer.get('outcomes', 0)} outcomes)")
 
 
 @app.command()

@@ -27,7 +27,9 @@ def variants_of(arms: Sequence[str]) -> list[dict[str, Any]]:
     for arm in arms:
         name, equals, follows = (part.strip() for part in arm.partition("="))
         if not (name and equals and follows):
-            raise ValueError(f"--arm '{arm}': expected NAME=VERSION or NAME=LINE; an arm that is there already needs --share alone")
+            raise ValueError(
+                f"--arm '{arm}': expected NAME=VERSION or NAME=LINE; an arm that is there already needs --share alone"
+            )
         if any(name == variant["name"] for variant in variants):
             raise ValueError(f"--arm: '{name}' is there twice")
         pinned = follows.isascii() and follows.isdigit() and len(follows) <= 18
@@ -113,7 +115,11 @@ def steps_of(text: str | None, min_s: float | None, min_units: int | None) -> li
     """
     least = _given(min_s=min_s, min_units=min_units)
     if text is None:
-        return [step.model_dump(include={"kind", "share", "min_s", "min_units"}) | least for step in DEFAULT_STEPS] if least else []
+        return (
+            [step.model_dump(include={"kind", "share", "min_s", "min_units"}) | least for step in DEFAULT_STEPS]
+            if least
+            else []
+        )
     steps: list[dict[str, Any]] = []
     for part in text.split(","):
         kind, _, share = part.strip().partition(":") if part.strip().startswith("shadow") else ("canary", ":", part.strip())
@@ -200,12 +206,13 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def from_file(read: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return experiment and variants of a file: the experiment's object, or `{"experiment": …, "variants": […]}`."""
-    whole = read if "experiment" in read else {"experiment": read}
+    whole: Mapping[str, Any] = read if "experiment" in read else {"experiment": read}
     if unknown := set(whole) - {"experiment", "variants"}:
         raise ValueError(f"the file has '{min(unknown)}' beside 'experiment' and 'variants'")
-    experiment, variants = whole["experiment"], whole.get("variants", [])
-    if not isinstance(experiment, dict):
-        raise ValueError("the file's 'experiment' is not an object")
+    experiment: Any = whole["experiment"]
+    variants: Any = whole.get("variants", [])
+    if not isinstance(experiment, dict) or not isinstance(variants, list):
+        raise ValueError("in the file, 'experiment' is an object, and 'variants' a list")
     declared: dict[str, Any] = {"name": name, **experiment}
     if declared["name"] != name:
         raise ValueError(f"the file's experiment is named '{declared['name']}', not '{name}'")

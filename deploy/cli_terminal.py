@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -45,15 +45,13 @@ def errors() -> Generator[None]:
     """Print what went wrong in one sentence; anything unforeseen keeps its trace."""
     try:
         yield
+    except typer.Exit:
+        raise
     except (ApiError, AlreadyRunning, NotRunning, StoreError, OSError, ValueError, RuntimeError) as error:
         if type(error) is RuntimeError:
             raise
-        fail(str(error))
-
-
-def fail(message: str) -> NoReturn:
-    err.print("[red]error:[/red]", Text(message), soft_wrap=True, highlight=False)
-    raise typer.Exit(1)
+        err.print("[red]error:[/red]", Text(str(error)), soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
 
 
 def say(text: str) -> None:
@@ -70,19 +68,35 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str | Text]], title: s
 
 
 def read_json(text: str) -> Any:
-    """Return the object that a text holds, or with `-` standard input."""
+    """Return the object that a text holds, or with `-` standard input.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
     source = sys.stdin.read() if text == "-" else text
     try:
         parsed = json.loads(source)
     except ValueError as error:
-        fail(f"not JSON: {error}")
+        raise ValueError(f"not JSON: {error}") from None
     if not isinstance(parsed, dict):
-        fail("expected a JSON object")
+        raise ValueError("expected a JSON object")
     return parsed
 
 
 def read_json_file(file: str) -> Any:
     return read_json("-" if file == "-" else Path(file).read_text())
+
+
+def refuse_beside_file(context: typer.Context, *kept: str) -> None:
+    """Refuse options that a file already says.
+
+    Raises:
+        ValueError: one was given that is not of `kept`.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ("file", "model", "home", "as_json", *kept) and source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--file says everything: leave --{name.replace('_', '-')} out")
 
 
 def print_json(content: Any) -> None:

@@ -9,10 +9,10 @@ _UNITS = (("s", 1.0, 100.0), ("min", 60.0, 100.0), ("h", 3600.0, 48.0), ("days",
 
 def duration(seconds: float) -> str:
     """
-    >>> [duration(seconds) for seconds in (0.25, 42.3, 150, 7200, 604_800)]
-    ['0.2 s', '42 s', '2.5 min', '2 h', '7 days']
+    >>> [duration(seconds) for seconds in (0.04, 4.25, 42.3, 150, 7200, 604_800)]
+    ['0 s', '4.2 s', '42 s', '2.5 min', '2 h', '7 days']
     """
-    seconds = max(0.0, seconds)
+    seconds = max(0.0, round(seconds, 1))
     name, size, _ = next(unit for unit in _UNITS if seconds < unit[1] * unit[2])
     count = seconds / size
     return f"{count:.0f} {name}" if count >= 10.0 else f"{count:.2g} {name}"
@@ -58,10 +58,9 @@ def rule(one: Mapping[str, Any]) -> str:
     """
     wanted: list[str] = []
     if one["values"]:
-        # A number stands beside the word that looks like it.
-        said = dict.fromkeys(f"{v:g}" if isinstance(v, float) else str(v).lower() if v in (True, False) else v for v in one["values"])
-        more = f" and {len(said) - 8} more" if len(said) > 8 else ""
-        wanted.append("is " + (", ".join(list(said)[:8]) + more if more else listed(list(said), "or")))
+        said = list(dict.fromkeys(map(_value, one["values"])))  # a number stands beside the word that looks like it
+        few = said if len(said) <= 8 else [*said[:7], f"one of {len(said) - 7:,} more"]
+        wanted.append(f"is {listed(few, 'or')}")
     if one["pattern"] is not None:
         wanted.append(f"is like {one['pattern']}")
     wanted += [f"is at least {one['at_least']:g}"] if one["at_least"] is not None else []
@@ -69,9 +68,13 @@ def rule(one: Mapping[str, Any]) -> str:
     return f"{one['by']} {one['name']}".rstrip() + " " + " and ".join(wanted)
 
 
+def _value(value: str | bool | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"
+
+
 def units_of(experiment: Mapping[str, Any]) -> str:
     """Of which units an experiment speaks."""
-    part = f"{share(experiment['traffic'])} of the units" if experiment["traffic"] < 1.0 else "the units"
+    part = f"{share(experiment['traffic'])} of the units" if experiment["traffic"] < 1.0 else "all units"
     return f"{part} whose {listed([rule(one) for one in experiment['target']])}" if experiment["target"] else part
 
 

@@ -1,6 +1,7 @@
 """A platform's HTTP API as Python calls: what the CLI, the demo and the benchmarks use."""
 
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -53,15 +54,20 @@ class Client:
 
     def experiment(self, model: str, name: str) -> dict[str, Any]:
         """The report of an experiment that runs, and what was decided of it."""
-        return self._call("GET", f"/admin/models/{model}/experiments/{name}")
+        return self._call("GET", f"/admin/models/{model}/experiments/{quote(name)}")
 
     def start_experiment(self, model: str, experiment: dict[str, Any], variants: list[dict[str, Any]]) -> dict[str, Any]:
         body = {"experiment": experiment, "variants": variants}
         return self._call("POST", f"/admin/models/{model}/experiments", json=body)
 
+    def forecast(self, model: str, experiment: dict[str, Any], variants: list[dict[str, Any]]) -> dict[str, Any]:
+        """How long an experiment is likely to take; nothing is started."""
+        body = {"experiment": experiment, "variants": variants}
+        return self._call("POST", f"/admin/models/{model}/experiments/forecast", json=body)
+
     def move_experiment(self, model: str, name: str, action: str, why: str = "", arm: str = "") -> dict[str, Any]:
         """stop, pause, resume, promote or rollback."""
-        return self._call("POST", f"/admin/models/{model}/experiments/{name}/{action}", json={"why": why, "arm": arm})
+        return self._call("POST", f"/admin/models/{model}/experiments/{quote(name)}/{action}", json={"why": why, "arm": arm})
 
     def promote(self, model: str, version: int, why: str = "") -> dict[str, Any]:
         """Pin the default arm to a version."""

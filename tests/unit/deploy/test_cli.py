@@ -10,8 +10,10 @@ import pytest
 
 from deploy import cli_declaration, cli_experiments, cli_report, cli_words
 from deploy.cli import app
-from router import revise
+from router import report, revise
+from router.testing import BINARY
 from store.policy import Experiment, Judging, Policy, RolloutPlan, Rule, Step, Variant
+from store.records import Outcome, Served
 from tests.unit.deploy.conftest import FakePlatform
 
 POLICY = "GET /admin/models/m/policy"
@@ -104,10 +106,10 @@ def test_who_asks_goes_on_record(platform: FakePlatform, monkeypatch: pytest.Mon
 
 
 def test_experiments_are_listed(platform: FakePlatform) -> None:
-    report = {"verdict": "new: wait", "arms": [{"units": 900}, {"units": 100}]}
+    shown = {"verdict": "new: wait", "arms": [{"units": 900}, {"units": 100}]}
     platform.answers |= {
         POLICY: _state(TRIAL),
-        "GET /admin/models/m/experiments": {"experiments": [{"experiment": "trial", "report": report}]},
+        "GET /admin/models/m/experiments": {"experiments": [{"experiment": "trial", "report": shown}]},
     }
     said = platform.says("experiment", "list", "m")
     assert re.search(r"trial\W+shadow\W+running\W+1 of 2\W+new 100%\W+1,000\W+new: wait", said), said
@@ -156,6 +158,25 @@ def test_arms_divide_the_units_of_an_ab_test_and_rankers_draft_together(platform
     experiment, _ = _started(platform, "--kind", "interleave", "--arm", "b=3", "--strategy", "optimised")
     assert experiment["shares"] == {"main": 0.5, "b": 0.5}
     assert experiment["strategy"] == "optimised"
+
+
+def test_a_forecast_starts_nothing(platform: FakePlatform) -> None:
+    experiment = Experiment(name="trial", kind="ab", shares={"main": 0.5, "new": 0.5}, judging=Judging(margin=0.1))
+    served = Served("main", 2, 1.0, (), 0.001, 1)
+    outcomes = [Outcome(f"{n}", f"u{n}", [], [0.1 + n % 5 / 10], served, n % 2, "label", True, n, n, n) for n in range(50)]
+    forecast = "POST /admin/models/m/experiments/forecast"
+    platform.answers |= {POLICY: _state(PINNED), forecast: report.forecast(experiment, BINARY, outcomes)}
+    words = ("experiment", "start", "m", "trial", "--kind", "ab", "--arm", "new=3", "--forecast")
+    said = platform.says(*words)
+    assert re.search(
+        r"^to see a difference of \S+ \(10% of \S+\) of loss with 50% of the units takes about [\d,]+ units, ", said
+    ), said
+    assert platform.sent(forecast)["experiment"]["shares"] == {"main": 0.5, "new": 0.5}
+    assert json.loads(platform.says(*words, "--json"))["metric"] == "loss"
+    platform.answers[forecast] = report.forecast(experiment, BINARY, [])
+    assert "nothing can be foretold: 0 units have had outcomes" in platform.says(*words)
+    platform.answers[forecast] = report.forecast(experiment.model_copy(update={"shares": {"main": 1.0}}), BINARY, outcomes)
+    assert "is never seen" in platform.says(*words)
 
 
 def test_an_experiment_comes_from_a_file(platform: FakePlatform, tmp_path: Path) -> None:

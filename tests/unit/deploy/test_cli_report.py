@@ -28,7 +28,9 @@ def _policy(**more: Any) -> Policy:
     return revise(Policy(), two_versions(Experiment(name="trial", **declared)), START)
 
 
-def _shown(policy: Policy, account: Account | None, now: float, decisions: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def _shown(
+    policy: Policy, account: Account | None, now: float, decisions: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """What the platform answers: JSON, so through JSON."""
     experiment = next((one for one in policy.experiments if one.name == "trial"), None)
     content = report(policy, experiment, account, now) if account and experiment else None
@@ -38,7 +40,7 @@ def _shown(policy: Policy, account: Account | None, now: float, decisions: list[
 
 def _read(policy: Policy, shown: dict[str, Any], now: float = START + 60.0) -> str:
     """Return what stands on a wide page."""
-    console = Console(width=400, color_system=None, force_terminal=False)
+    console = Console(width=2000, color_system=None, force_terminal=False)
     with console.capture() as capture:
         console.print(page("m", shown, policy.model_dump(mode="json"), now), highlight=False)
     return capture.get()
@@ -47,7 +49,8 @@ def _read(policy: Policy, shown: dict[str, Any], now: float = START + 60.0) -> s
 def _lived(policy: Policy, candidate: Behaviour, requests: int) -> tuple[ArmsAccount, World]:
     account, world = ArmsAccount(find(policy, "trial"), BINARY), World(3)
     account.begin(find(policy, "trial"), 1)
-    book(account, world.requests(policy, 1, {"champion": GOOD, "candidate": candidate}, requests), world.now)
+    book(account, world.requests(policy, 1, {"champion": GOOD, "candidate": candidate}, requests))
+    account.close(world.now)
     return account, world
 
 
@@ -61,15 +64,19 @@ def _told(policy: Policy, candidate: Behaviour, requests: int) -> tuple[str, str
 def test_a_canary_that_has_to_wait() -> None:
     words, tables = _told(_policy(), GOOD, 600)
     assert words.startswith(
-        "Canary 'trial' has been running for 6 s: 'candidate' (version 2) answers 30% of all units, 'champion' (version 1) the others."
+        "Canary 'trial' has been running for 6 s: 'candidate' (version 2) answers 30% of all units, 'champion' (version 1) the "
+        "others. The verdict on 'candidate' is to wait: errors, timeouts"
     )
-    assert "The verdict on 'candidate' is to wait: errors, timeouts" in words
     assert "not shown yet to be within their margins" in words
-    assert re.search(r"A decision on loss is likely after about [\d,]+ units, in about \d+ s; [\d,]+ have been seen\.", words), words
+    assert re.search(
+        r"A decision on loss is likely after about [\d,]+ units, in about \d+ s; [\d,]+ have been seen\.", words
+    ), words
     assert "Nobody was harmed" in words
     assert re.search(r"candidate │ +2 │ 30%", tables) or re.search(r"candidate │ 2 +│ 30%", tables), tables
     assert "sample ratio: as assigned" in tables
-    assert re.search(r"errors +│ \S+ of 500 +│ \S+ of 20 +│ 0 of \d+ units of 'candidate', 0 of \d+ of 'champion'", tables), tables
+    assert re.search(r"errors +│ \S+ of 500 +│ \S+ of 20 +│ 0 of \d+ units of 'candidate', 0 of \d+ of 'champion'", tables), (
+        tables
+    )
 
 
 def test_before_labels_have_come_nothing_is_foretold() -> None:
@@ -95,7 +102,7 @@ def test_one_that_scores_otherwise_goes_no_further_until_labels_decide() -> None
     account.begin(find(policy, "trial"), 1)
     behaviours = {"champion": Behaviour(shift=-3.0), "candidate": GOOD}
     while "block" not in (shown := _shown(policy, account, world.now))["report"]["verdict"]:
-        book(account, world.requests(policy, 1, behaviours, 10), world.now)
+        book(account, world.requests(policy, 1, behaviours, 10))
     assert "The verdict on 'candidate' is to go no further: scores: " in _read(policy, shown)
 
 
@@ -133,10 +140,13 @@ def test_of_several_arms_each_has_its_verdict() -> None:
     account, world = ArmsAccount(find(policy, "trial"), BINARY), World(3)
     account.begin(find(policy, "trial"), 1)
     behaviours = {"champion": GOOD, "candidate": GOOD, "third": Behaviour(errors=0.3)}
-    book(account, world.requests(policy, 1, behaviours, 600), world.now)
+    book(account, world.requests(policy, 1, behaviours, 600))
+    account.close(world.now)
     words = _read(policy, _shown(policy, account, world.now)).partition("\n")[0]
     assert "A/B test 'trial'" in words
-    assert "'champion' (version 1) answers 40%, 'candidate' (version 2) answers 30% and 'third' (version 3) answers 30%" in words
+    assert (
+        "'champion' (version 1) answers 40%, 'candidate' (version 2) answers 30% and 'third' (version 3) answers 30%" in words
+    )
     assert "The verdict on 'candidate' is to wait" in words
     assert "The verdict on 'third' is to roll it back: errors" in words
     out = find(policy, "trial").model_copy(update={"shares": {"champion": 0.7, "candidate": 0.3, "third": 0.0}})
@@ -146,12 +156,16 @@ def test_of_several_arms_each_has_its_verdict() -> None:
 
 def test_a_shadow_answers_nobody() -> None:
     policy = _policy(kind="shadow", shares={"candidate": 1.0})
-    account = PairedAccount(find(policy, "trial"), BINARY)
+    account = PairedAccount(find(policy, "trial"), BINARY.model_copy(update={"slices": ("country",)}))
     account.begin(find(policy, "trial"), 1)
     assert "'candidate' (version 2) scores 100% of all units, unseen" in _read(policy, _shown(policy, account, START))
     ids, outputs = ["a", "b"], [[0.2], [0.7]]
-    account.shadows(Shadows("trial", "candidate", 2, ids, ids, [[], []], outputs, [[0.3], [0.4]], 0.001, 0.002))
-    said = _read(policy, _shown(policy, account, START))
+    within = [["VN"], ["SE"]]
+    account.shadows(Shadows(START, ids, ids, outputs, [[0.3], [0.4]], "candidate", 2, "trial", 0.001, 0.002, within))
+    shown = _shown(policy, account, START) | {"shadow_queue": {"scored": 2, "failed": 0, "dropped": 5}}
+    said = _read(policy, shown)
+    assert "since they began: 2 scored, 0 failed, 5 dropped" in said
+    assert said.index("country=SE") < said.index("country=VN")
     assert "The verdict on 'candidate' is to wait: nothing speaks against it. It decides nothing but to roll back" in said
     assert "Nobody was harmed: nobody is answered by it." in said
     assert re.search(r"candidate │ 2 +│ 0 +│ 50% +│ 0.2 ", said), said
@@ -184,7 +198,9 @@ def test_one_that_ended_says_how_and_shows_its_own_decisions() -> None:
         _decision("stop", START - 20, why="of another of this name"),
     ]
     said = _read(two_versions(), _shown(two_versions(), None, START, decisions))
-    assert said.startswith("'trial' has ended: rolled back by controller 60 s ago: errors: 5 of [9]. Now 'champion' answers all.")
+    assert said.startswith(
+        "'trial' has ended: rolled back by controller 60 s ago: errors: 5 of [9]. Now 'champion' answers all."
+    )
     assert "entered now" in said
     assert "of another of this name" not in said
     assert "another policy was set" in _read(two_versions(), _shown(two_versions(), None, START, decisions[1:2]))
@@ -198,7 +214,11 @@ def test_a_report_is_watched_until_the_experiment_ends(platform: FakePlatform, m
     ended = _shown(two_versions(), None, START, [_decision("stop", START)])
     platform.answers = {
         "GET /admin/models/m/policy": [{"policy": one.model_dump(mode="json")} for one in (policy, policy, two_versions())],
-        "GET /admin/models/m/experiments/trial": [_shown(policy, account, world.now), _shown(policy, account, world.now), ended],
+        "GET /admin/models/m/experiments/trial": [
+            _shown(policy, account, world.now),
+            _shown(policy, account, world.now),
+            ended,
+        ],
     }
     said = platform.says("report", "m", "trial", "--watch", "--every-s", "0.5")
     assert slept == [0.5, 0.5]
