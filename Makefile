@@ -15,7 +15,7 @@ test: $(DEV_STAMP)  ## all tests, the fast ones first
 	$(BIN)/pytest tests/integration tests/chaos $(ARGS)
 
 test-unit: $(DEV_STAMP)  ## under a minute
-	$(BIN)/pytest -n 2 tests/unit tests/contracts $(ARGS)
+	$(BIN)/pytest -n 2 -m "not simulation" tests/unit tests/contracts $(ARGS)
 
 check: $(DEV_STAMP)  ## style, types, directions of imports
 	$(BIN)/ruff check .

@@ -85,6 +85,8 @@ def judge_arms(experiment: Experiment, account: ArmsAccount) -> list[Verdict]:
     ratio = sample_ratio(account)
     verdicts: list[Verdict] = []
     for arm in range(1, len(account.arms)):
+        if not account.stages[-1].shares[arm] > 0.0:
+            continue  # taken out already
         metrics = dict.fromkeys((experiment.judging.metric, *experiment.judging.secondary))
         guards = len(GUARDS) + len(metrics)
         findings = [_event_finding(experiment, account, arm, guard, guards) for guard in GUARDS]
@@ -195,8 +197,8 @@ def _metric_finding(experiment: Experiment, account: ArmsAccount, arm: int, metr
     worse = 1.0 if metric == "loss" or not judging.larger_is_better else -1.0
     sequence = AsymptoticSequence(judging.alpha / arms, judging.n_opt)
     low, high = sequence.interval(difference)
-    harm = sequence.log_e(difference) if worse * difference.estimate > 0.0 else 0.0
     null = 0.0 if judging.better else worse * judging.margin * abs(values[0])
+    harm = sequence.log_e(difference, null) if worse * (difference.estimate - null) > 0.0 else 0.0
     good = sequence.log_e(difference, null) if worse * (difference.estimate - null) < 0.0 else 0.0
     wanted = "better" if judging.better else f"not more than {judging.margin:.0%} worse"
     says = (

@@ -189,7 +189,7 @@ def units_needed(deviation: float, effect: float, share: float, sequence: Asympt
         share: the treatment's share of the units.
 
     >>> units_needed(0.5, 0.05, 0.5, AsymptoticSequence(0.05, 10_000))
-    4270
+    3915
     """
     if not effect > 0.0 or not 0.0 < share < 1.0:
         return None

@@ -15,7 +15,8 @@ def revise(current: Policy, wanted: Policy, now: float = 0.0, moved: str = "") -
     """Return the policy to install: `wanted` with salts and baselines filled in, and slots kept where shares allow.
 
     Args:
-        moved: the experiment whose progress is taken from `wanted`; nobody else's is: it is the platform's to keep.
+        moved: the experiment that the platform itself moves: its progress, and what was tried, are taken from `wanted`. From
+            anybody else they are not: they are the platform's to keep.
 
     Raises:
         PolicyError: it names unknown variants or kinds, repeats names, has impossible shares or rules, or experiments that get
@@ -38,8 +39,9 @@ def revise(current: Policy, wanted: Policy, now: float = 0.0, moved: str = "") -
             f"rollout: the default arm '{wanted.default}' follows a line, so new versions answer before they are tried; pin it "
             "to a version first"
         )
+    kept = {} if moved else {"tried": current.tried, "tried_at": current.tried_at}
     layers = _layers(current, wanted.default, experiments)
-    return wanted.model_copy(update={"experiments": experiments, "layers": layers})
+    return wanted.model_copy(update={"experiments": experiments, "layers": layers, **kept})
 
 
 def _placed(before: Experiment | None, wanted: Experiment, now: float) -> Experiment:

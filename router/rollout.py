@@ -9,7 +9,7 @@ from typing import Any, Literal
 from router.judge import Verdict
 from router.revision import revise
 from store.errors import PolicyError
-from store.policy import Experiment, Policy, RolloutPlan, Variant
+from store.policy import Experiment, Policy, Progress, RolloutPlan, Variant
 
 ROLLOUT, CANDIDATE = "rollout", "candidate"
 """The experiment and the variant of a version that enters by itself."""
@@ -57,7 +57,9 @@ def enter(policy: Policy, plan: RolloutPlan, version: int, now: float) -> Move:
             "tried_at": now,
         }
     )
-    changed = revise(policy, entered, now)
+    progress = Progress(entered_at=now, started_at=now)
+    placed = tuple(one.model_copy(update={"progress": progress}) if one.name == ROLLOUT else one for one in entered.experiments)
+    changed = revise(policy, entered.model_copy(update={"experiments": placed}), now, moved=ROLLOUT)
     return Move(changed, "enter", ROLLOUT, "", described(changed, ROLLOUT), f"version {version} was published")
 
 
@@ -83,7 +85,7 @@ def advance(policy: Policy, name: str, verdicts: Sequence[Verdict], units: int, 
         following = None if last else experiment.steps[experiment.progress.step + 1]
         if following is not None and (good or following.kind == "shadow" or following.share < 1.0):
             return _step(policy, experiment, units, now, evidence)
-    if now - experiment.progress.started_at > experiment.max_s:
+    if now - max(experiment.progress.started_at, experiment.progress.resumed_at) > experiment.max_s:
         why = f"no decision within {experiment.max_s:g} s; " + "; ".join(verdict.why for verdict in verdicts)
         progress = experiment.progress.model_copy(update={"status": "held", "why": why})
         return _moved(policy, experiment, experiment.model_copy(update={"progress": progress}), "hold", why, now, evidence)
@@ -145,7 +147,7 @@ def pause(policy: Policy, name: str, why: str, now: float) -> Move:
 
 
 def resume(policy: Policy, name: str, why: str, now: float) -> Move:
-    """Go on from this step, with its clock and the rollout's begun anew."""
+    """Go on from this step, with its clock and the rollout's begun anew; the books are kept."""
     return _status(policy, name, "running", "resume", why, now)
 
 
@@ -179,7 +181,7 @@ def _status(policy: Policy, name: str, status: Literal["running", "paused"], act
     experiment = find(policy, name)
     if experiment.progress.status == status:
         raise PolicyError(f"experiment '{name}' is {status} already")
-    again = {"entered_at": now, "started_at": now} if status == "running" else {}
+    again = {"entered_at": now, "resumed_at": now} if status == "running" else {}
     progress = experiment.progress.model_copy(update={"status": status, "why": why, **again})
     return _moved(policy, experiment, experiment.model_copy(update={"progress": progress}), action, why, now, ())
 

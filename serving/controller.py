@@ -19,7 +19,7 @@ from router.rollout import ROLLOUT, Move, advance, enter
 from store.errors import EpochConflict
 from store.names import controller_consumer, log_stream, outcome_stream
 from store.policy import AuditRecord, Experiment, Snapshot
-from store.protocols import START, Advance, Entry, Store
+from store.protocols import START, Advance, Entry, Store, Version
 from store.records import Failures, LogRecord, Outcomes, Predictions, Rankings, Shadows, unpack_log, unpack_outcomes
 from store.spec import ModelRecord
 
@@ -101,6 +101,9 @@ class Controller:
         newest = snapshot.channels.get(f"{plan.line}@latest", 0)
         if newest <= max(policy.tried, policy.champion or 0) or now - policy.tried_at < plan.every_s:
             return False
+        version = await self._store.version(self._model, newest)
+        if version.status != "published":
+            return False
         return await self._install(snapshot, enter(policy, plan, newest, now), now)
 
     def _open(self, running: dict[str, Experiment], snapshot: Snapshot) -> None:
@@ -176,10 +179,7 @@ class Controller:
         return False
 
     async def _install(self, snapshot: Snapshot, move: Move, now: float) -> bool:
-        rejected = None
-        if move.rejected:
-            version = await self._store.version(self._model, move.rejected)
-            rejected = version.model_copy(update={"status": "rejected", "reason": move.why})
+        rejected = await rejection(self._store, self._model, move)
         record = audit_of(self._model, move, WHO, now, snapshot.epoch + 1)
         self._reached(f"before {move.action}")
         try:
@@ -206,6 +206,14 @@ class Controller:
         self._reached("after save")
         self._at, self._dirty, self._saved_at = position, False, monotonic()
         self._pause_s = max(_SAVE_EVERY_S, (monotonic() - started) / _SAVING_SHARE)
+
+
+async def rejection(store: Store, model: str, move: Move) -> Version | None:
+    """Return the record of the version that a move rejects, if it does."""
+    if not move.rejected:
+        return None
+    version = await store.version(model, move.rejected)
+    return version.model_copy(update={"status": "rejected", "reason": move.why})
 
 
 def _planned_at(record: LogRecord) -> int:

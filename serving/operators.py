@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from router import revise
 from router.rollout import Move
-from serving.controller import audit_of
+from serving.controller import audit_of, rejection
 from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, Unauthorized, UnknownModel
 from serving.http import answer, place, read_body, refusal, whole_number
 from serving.replica import Replica
@@ -86,10 +86,8 @@ class Operators:
             PolicyError: it pins a version that cannot be served.
         """
         await self._check_pins(model, move.policy, current.policy)
-        rejected = None
-        if move.rejected:
-            version = await self.store.version(model, move.rejected)
-            rejected = version.model_copy(update={"status": "rejected", "reason": move.why})
+        self._check_targets(model, move.policy)
+        rejected = await rejection(self.store, model, move)
         record = audit_of(model, move, who, time(), current.epoch + 1)
         epoch = await self.store.set_policy(model, move.policy, current.epoch, record, rejected)
         await self._applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
@@ -187,7 +185,9 @@ class Operators:
             await asyncio.sleep(_POLL_S)
 
     async def _check_pins(self, model: str, policy: Policy, current: Policy) -> None:
-        for number in sorted(policy.pinned - current.pinned):
+        before = {(variant.name, variant.version) for variant in current.variants}
+        fresh = {one.version for one in policy.variants if one.version and (one.name, one.version) not in before}
+        for number in sorted(fresh):
             try:
                 version = await self.store.version(model, number)
                 await self.store.weights(model, number)
@@ -195,6 +195,15 @@ class Operators:
                 raise PolicyError(f"a variant pins version {number}: {error}") from error
             if version.status != "published":
                 raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
+
+    def _check_targets(self, model: str, policy: Policy) -> None:
+        """Raises PolicyError where a rule asks for a feature that the model does not have."""
+        known = [field.name for field in self.record(model).features.fields]
+        for experiment in policy.experiments:
+            for rule in (*experiment.target, *(rule for step in experiment.steps for rule in step.target or ())):
+                if rule.by == "feature" and rule.name not in known:
+                    there = ", ".join(known)
+                    raise PolicyError(f"experiment '{experiment.name}': there is no feature '{rule.name}' among {there}")
 
     def record(self, model: str) -> ModelRecord:
         return self._replica.models[model].record

@@ -159,6 +159,11 @@ class MemoryStore:
             await self.append([(AUDIT, audit)])
         if rejected is not None:
             known.versions[rejected.number - 1] = rejected
+            before, channel = latest_before(known.versions[::-1], rejected), f"{rejected.line}@latest"
+            if before and known.snapshot.channels.get(channel) == rejected.number:
+                channels = known.snapshot.channels | {channel: before}
+                update = {"channels": channels, "channel_seq": known.snapshot.channel_seq + 1}
+                known.snapshot = known.snapshot.model_copy(update=update)
         self._wake()
         return epoch + 1
 
@@ -211,3 +216,9 @@ def merged(known: ModelRecord, record: ModelRecord) -> ModelRecord:
             "these: declare the new one under another name, or start with an empty data directory"
         )
     return record.model_copy(update={"schedule": known.schedule})
+
+
+def latest_before(versions: Sequence[Version], rejected: Version) -> int:
+    """Return the newest good version of a line before one that is rejected, 0 if there is none; `versions` newest first."""
+    good = (one for one in versions if one.line == rejected.line and one.status == "published" and one.number < rejected.number)
+    return next((one.number for one in good), 0)

@@ -110,7 +110,7 @@ class Progress(BaseModel):
 
     Attributes:
         step: index into the experiment's steps.
-        entered_at, started_at: when this step and the experiment began.
+        entered_at, started_at: when this step and the experiment began; `resumed_at`: when it was last resumed.
         status: `held` is out of time: it stays as it is until an operator decides.
     """
 
@@ -120,6 +120,7 @@ class Progress(BaseModel):
     step: int = 0
     entered_at: float = 0.0
     started_at: float = 0.0
+    resumed_at: float = 0.0
     why: str = ""
 
 
@@ -140,7 +141,7 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=64)
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")
     kind: str
     shares: dict[str, float]
     layer: str = Field(default="", max_length=64)

@@ -189,7 +189,8 @@ class PolicyBoard(Protocol):
         self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
     ) -> int:
         """Replace the policy; return the new epoch. In the same step the audit record is kept, the channel `champion` names the
-        version that the default arm is pinned to, and a rejected version's record is replaced: all or nothing.
+        version that the default arm is pinned to, a rejected version's record is replaced, and its line's channel goes back to
+        the version before it: all or nothing.
 
         Raises:
             EpochConflict: the epoch is not the expected one.

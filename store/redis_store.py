@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, Unavailable
-from store.memory import merged
+from store.memory import latest_before, merged
 from store.names import AUDIT, CONTROL
 from store.pipe import Pipe
 from store.policy import Policy, Report, Snapshot
@@ -61,7 +61,8 @@ return {{false, number}}
 """
 
 # KEYS: board, control, audit, versions.
-# ARGV: expected epoch, policy, champion or 0, audit record or '', rejected version or 0, its record.
+# ARGV: expected epoch, policy, champion or 0, audit record or '', rejected version or 0, its record, its line's channel, the
+# version before it or 0.
 _SET_POLICY = f"""
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch ~= tonumber(ARGV[1]) then return {{epoch, 0}} end
@@ -72,7 +73,13 @@ else
   redis.call('HDEL', KEYS[1], 'channel:champion')
 end
 if ARGV[4] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', {_AUDIT_LENGTH}, '*', 'p', ARGV[4]) end
-if ARGV[5] ~= '0' then redis.call('HSET', KEYS[4], ARGV[5], ARGV[6]) end
+if ARGV[5] ~= '0' then
+  redis.call('HSET', KEYS[4], ARGV[5], ARGV[6])
+  if ARGV[8] ~= '0' and redis.call('HGET', KEYS[1], 'channel:' .. ARGV[7]) == ARGV[5] then
+    redis.call('HSET', KEYS[1], 'channel:' .. ARGV[7], ARGV[8])
+    redis.call('HINCRBY', KEYS[1], 'channel_seq', 1)
+  end
+end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', 'policy')
 return {{epoch + 1, 1}}
 """
@@ -218,7 +225,10 @@ class RedisStore:
         self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
     ) -> int:
         keys = [self._key(model, "board"), self._key(CONTROL), self._key(AUDIT), self._key(model, "versions")]
-        gone = (rejected.number, rejected.model_dump_json()) if rejected is not None else (0, "")
+        gone: tuple[Any, ...] = (0, "", "", 0)
+        if rejected is not None:
+            before = latest_before(await self.versions(model), rejected)
+            gone = (rejected.number, rejected.model_dump_json(), f"{rejected.line}@latest", before)
         args = [expected_epoch, policy.model_dump_json(), policy.champion or 0, audit, *gone]
         epoch, done = await self._run(_SET_POLICY, keys, args)
         if not done:

@@ -118,3 +118,18 @@ class StoreContract(EventLogContract, ModelRegistryContract, PolicyBoardContract
         assert (await store.snapshot("m")).channels == {"main@latest": 2, "champion": 2}
         await store.set_policy("m", Policy(), 1)
         assert (await store.snapshot("m")).channels == {"main@latest": 2}
+
+    async def test_a_line_goes_back_to_the_version_before_the_one_that_is_rejected(self, store: Store) -> None:
+        await registered(store)
+        for n, line in enumerate(("main", "other", "main", "main")):
+            await store.commit("m", Commit(step(f"{n}-0", f"{n + 1}-0"), version(f"{n + 1}-0", line=line), b"w"))
+        third, fourth = [(await store.version("m", n)).model_copy(update={"status": "rejected"}) for n in (3, 4)]
+        await store.set_policy("m", Policy(), 0, rejected=third)
+        assert (await store.snapshot("m")).channels == {"main@latest": 4, "other@latest": 2}
+        seq = (await store.snapshot("m")).channel_seq
+        await store.set_policy("m", Policy(), 1, rejected=fourth)
+        snapshot = await store.snapshot("m")
+        assert (snapshot.channels, snapshot.channel_seq) == ({"main@latest": 1, "other@latest": 2}, seq + 1)
+        first = (await store.version("m", 1)).model_copy(update={"status": "rejected"})
+        await store.set_policy("m", Policy(), 2, rejected=first)
+        assert (await store.snapshot("m")).channels["main@latest"] == 1

@@ -177,3 +177,41 @@ async def test_an_expired_epoch_is_refused_by_the_store_too(
     await _set(client, {"variants": [{"name": "main"}], "default": "main"})
     with pytest.raises(EpochConflict):
         await store.set_policy("m", snapshot.policy, snapshot.epoch)
+
+
+async def test_what_was_tried_stays_tried_whatever_an_operator_sends(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    _, store, _ = platform
+    snapshot = await store.snapshot("m")
+    await store.set_policy("m", snapshot.policy.model_copy(update={"tried": 7, "tried_at": 5.0}), snapshot.epoch)
+    after = await _set(client, {"variants": [{"name": "main"}], "default": "main"})
+    assert (after["policy"]["tried"], after["policy"]["tried_at"]) == (7, 5.0)
+
+
+async def test_a_rejected_version_is_nobodys_choice_not_even_of_one_who_has_it_pinned(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    version = await _second_version(platform)
+    await _set(client, {"variants": [{"name": "main"}, {"name": "kept", "version": version}], "default": "main"})
+    await _start(client, version)
+    assert (await _act(client, "rollback")).status_code == 200
+    refused(await client.post(f"/admin/models/m/versions/{version}/promote", headers=TOKEN), 422, "is rejected")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "a/b c"}, "name"),
+        ({"target": [{"by": "feature", "name": "nope", "values": ["x"]}]}, "there is no feature 'nope' among x, name"),
+        ({"steps": [{"share": 0.1, "target": [{"by": "feature", "name": "no", "pattern": "x"}]}]}, "no feature 'no'"),
+    ],
+    ids=str,
+)
+async def test_an_experiment_that_could_never_be_reached_or_taken_is_refused(
+    client: httpx.AsyncClient,
+    platform: tuple[Trainer, RedisStore, httpx.AsyncClient],
+    changes: dict[str, Any],
+    says: str,
+) -> None:
+    refused(await _start(client, 1, **changes), 422, says)

@@ -21,7 +21,7 @@ STEPS = (Step(kind="shadow", share=1.0), Step(share=0.05))
 
 
 def _state(policy: Policy, epoch: int = 7) -> dict[str, Any]:
-    made = revise(Policy(), policy, now=1000.0)
+    made = revise(Policy(tried=policy.tried, tried_at=policy.tried_at), policy, now=1000.0)
     return {"epoch": epoch, "policy": made.model_dump(mode="json"), "channels": {"main@latest": 3}}
 
 

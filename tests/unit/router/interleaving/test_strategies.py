@@ -121,6 +121,7 @@ def _drafts(name: str, offered: list[list[list[str]]], k: int, which: list[int])
     return [STRATEGIES[name](offered[query], k, seed) for seed, query in enumerate(which)]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_two_equally_good_rankers_are_told_apart_in_less_than_a_twentieth(name: str) -> None:
     runs, units, queries = 250, 120, 30
@@ -138,6 +139,7 @@ def test_two_equally_good_rankers_are_told_apart_in_less_than_a_twentieth(name: 
     assert _alarms(clicks, drafts, runs) <= 0.05
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_random_clicks_favour_no_ranker_however_its_ranking_is_made(name: str) -> None:
     runs, units = 250, 120

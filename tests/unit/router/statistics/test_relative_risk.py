@@ -58,6 +58,7 @@ def test_stages_multiply_for_each_risk_and_order_does_not_matter() -> None:
     assert RelativeRisk(0.3).stage(0.4).stage(0.5).log_e == pytest.approx(0.0)
 
 
+@pytest.mark.simulation
 def test_watched_at_every_event_it_cries_wolf_in_less_than_a_twentieth() -> None:
     def drifting(stage: int) -> float:
         return 0.01 * (1 + stage % 4)

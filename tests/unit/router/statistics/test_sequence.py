@@ -37,6 +37,7 @@ def _decided(seed: int, baseline: float, treatment: float, per_arm: int, every: 
     return 0
 
 
+@pytest.mark.simulation
 def test_two_equal_arms_are_told_apart_in_less_than_a_twentieth() -> None:
     runs = 200
     assert sum(_decided(seed, 0.05, 0.05, 20_000) > 0 for seed in range(runs)) / runs <= 0.05
