@@ -29,12 +29,12 @@ def page(model: str, shown: Mapping[str, Any], policy: Mapping[str, Any], now: f
     running = next((one for one in policy["experiments"] if one["name"] == shown["experiment"]), None)
     report = shown["report"]
     if running is None:
-        words = [_ended(shown, now)]
+        words = [_ended(shown, now), *([_harmed(report)] if report is not None else [])]
     elif report is None:
         words = [_runs(running, policy, now), Text("There is no report of it yet: the first comes within a second or two.")]
     else:
         words = list(_sentences(model, running, report, policy, now))
-    tables = list(_tables(report)) if running is not None and report is not None else []
+    tables = list(_tables(report)) if report is not None else []
     if running is not None and "shadow_queue" in shown:
         counts = ", ".join(f"{count:,} {what}" for what, count in shown["shadow_queue"].items())
         tables.append(Text(f"all shadows of all replicas, since they began: {counts}"))

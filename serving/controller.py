@@ -175,12 +175,12 @@ class Controller:
             if move is not None:
                 # What was decided on is what is saved: a restart must not find less evidence than was acted on.
                 await self._save(snapshot)
-                return await self._install(snapshot, move, now)
+                return await self._install(snapshot, move, now, report(snapshot.policy, experiment, account, now))
         return False
 
-    async def _install(self, snapshot: Snapshot, move: Move, now: float) -> bool:
+    async def _install(self, snapshot: Snapshot, move: Move, now: float, known: dict[str, Any] | None = None) -> bool:
         rejected = await rejection(self._store, self._model, move)
-        record = audit_of(self._model, move, WHO, now, snapshot.epoch + 1)
+        record = audit_of(self._model, move, WHO, now, snapshot.epoch + 1, known)
         self._reached(f"before {move.action}")
         try:
             await self._store.set_policy(self._model, move.policy, snapshot.epoch, record, rejected)
@@ -227,8 +227,8 @@ def _planned_at(record: LogRecord) -> int:
             return 0
 
 
-def audit_of(model: str, move: Move, who: str, now: float, epoch: int) -> bytes:
-    """Return the record of a decision."""
+def audit_of(model: str, move: Move, who: str, now: float, epoch: int, known: dict[str, Any] | None = None) -> bytes:
+    """Return the record of a decision; `known` is the report of its experiment."""
     return (
         AuditRecord(
             at=now,
@@ -241,6 +241,7 @@ def audit_of(model: str, move: Move, who: str, now: float, epoch: int) -> bytes:
             why=move.why,
             epoch=epoch,
             evidence=tuple(move.evidence),
+            report=known or {},
         )
         .model_dump_json()
         .encode()

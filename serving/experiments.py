@@ -73,7 +73,9 @@ class Experiments:
         decisions = [record.model_dump() for record in await self._audit(model, 1000) if record.experiment == name]
         snapshot = await self._store.snapshot(model)
         running = next((one for one in snapshot.policy.experiments if one.name == name), None)
-        report = content.get("experiments", {}).get(name) if running else None
+        # Of one that ended, what was known when it did.
+        known = next((one["report"] for one in decisions if one["report"]), None)
+        report = content.get("experiments", {}).get(name) if running else known
         if running is None and not decisions:
             raise NotFound(f"model '{model}' has no experiment '{name[:80]}' and never had")
         content = {"experiment": name, "running": running is not None, "report": report, "decisions": decisions[:50]}
@@ -168,7 +170,8 @@ class Experiments:
             snapshot = await self._store.snapshot(model)
             move = make(snapshot.policy, time())
             try:
-                return await self._operators.install(model, snapshot, move, self._operators.who(request))
+                known = (await self._reports(model)).get("experiments", {}).get(move.experiment)
+                return await self._operators.install(model, snapshot, move, self._operators.who(request), known)
             except EpochConflict:
                 if attempt == _TRIES - 1:
                     raise

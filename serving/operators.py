@@ -78,8 +78,10 @@ class Operators:
             model, current, Move(policy, "set", "", "", "", "an operator set the policy"), self.who(request)
         )
 
-    async def install(self, model: str, current: Snapshot, move: Move, who: str) -> Response:
-        """Install a change that was made of `current`; answer when every replica has it.
+    async def install(
+        self, model: str, current: Snapshot, move: Move, who: str, known: dict[str, Any] | None = None
+    ) -> Response:
+        """Install a change that was made of `current`; answer when every replica has it. `known` is its experiment's report.
 
         Raises:
             EpochConflict: the policy has been changed meanwhile.
@@ -88,7 +90,7 @@ class Operators:
         await self._check_pins(model, move.policy, current.policy)
         self._check_targets(model, move.policy)
         rejected = await rejection(self.store, model, move)
-        record = audit_of(model, move, who, time(), current.epoch + 1)
+        record = audit_of(model, move, who, time(), current.epoch + 1, known)
         epoch = await self.store.set_policy(model, move.policy, current.epoch, record, rejected)
         await self._applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
         return _policy_answer(await self.store.snapshot(model))

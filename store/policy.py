@@ -225,7 +225,8 @@ class Snapshot(BaseModel):
 
 
 class AuditRecord(BaseModel):
-    """One decision, a human's or the platform's: who, when, from what to what, on which evidence. `epoch` is its own."""
+    """One decision, a human's or the platform's: who, when, from what to what, on which evidence. `epoch` is its own,
+    `report` what was known of its experiment then."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -239,6 +240,7 @@ class AuditRecord(BaseModel):
     why: str = ""
     epoch: int = 0
     evidence: tuple[dict[str, Any], ...] = ()
+    report: dict[str, Any] = {}
 
 
 class Applied(BaseModel):

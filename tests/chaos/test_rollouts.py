@@ -129,11 +129,16 @@ def test_a_bad_version_is_rolled_back_by_itself_and_no_client_sees_it(
         [gone] = [one for one in client.versions(MODEL) if one["number"] == version]
         assert gone["status"] == "rejected"
         assert gone["reason"] == decision["why"]
+        known = client.experiment(MODEL, "rollout")["report"]
+        assert known == decision["report"]
+        assert (known["harmed_units"] > 0) == (says == ("errors",))
+        assert 0.0 <= known["harmed_share"] < 0.1
         assert client.policy(MODEL)["channels"]["champion"] == champion
         answered = crowd.answered
         until(lambda: crowd.answered > answered + 50, "the load goes on")
     assert not crowd.refusals
-    print(f"{decision['why']} | requests {crowd.answered}")
+    taken = sum(arm["units"] for arm in known["arms"])
+    print(f"{decision['why']}; after {taken} units, harmed {known['harmed_share']:.2%}")
 
 
 def test_a_better_version_reaches_champion(platform: TestPlatform) -> None:
