@@ -26,11 +26,13 @@ def encoded(unit: str) -> bytes:
 def slots(salt: str) -> Callable[[bytes], int]:
     """Return the function from an encoded unit to its slot under this salt."""
     # blake2b takes 16 bytes of personalisation: the salt is hashed down to them, once.
-    person = blake2b(encoded(salt), digest_size=16).digest()
-    number = int.from_bytes
+    salted = blake2b(digest_size=8, person=blake2b(encoded(salt), digest_size=16).digest())
+    number, fresh = int.from_bytes, salted.copy
 
     def place(unit: bytes) -> int:
-        return number(blake2b(unit, digest_size=8, person=person).digest(), "big") * SLOTS >> 64
+        digest = fresh()
+        digest.update(unit)
+        return number(digest.digest(), "big") * SLOTS >> 64
 
     return place
 
