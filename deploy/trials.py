@@ -21,7 +21,7 @@ from store.redis_store import RedisStore
 
 RUINED_LINE = "ruined"
 STEPS = [
-    {"kind": "shadow", "share": 1.0, "min_s": 0.3, "min_units": 1500},
+    {"kind": "shadow", "share": 1.0, "min_s": 2.0, "min_units": 500},
     {"share": 0.1, "min_s": 0.3, "min_units": 50},
     {"share": 0.5, "min_s": 0.3, "min_units": 200},
 ]

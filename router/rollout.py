@@ -70,6 +70,8 @@ def advance(policy: Policy, name: str, verdicts: Sequence[Verdict], units: int, 
         units: that the candidate has had in this step.
     """
     experiment = find(policy, name)
+    if experiment.kind == "shadow" and not experiment.steps:
+        return None  # it is there to be looked at, and harms nobody
     evidence = [verdict.plain() for verdict in verdicts]
     for verdict in verdicts:
         if verdict.decision == "roll back":

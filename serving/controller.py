@@ -70,7 +70,7 @@ class Controller:
         self._books = {}
 
     async def step(self) -> bool:
-        """Book what has come, decide, and save when it is time; return whether there was anything to do."""
+        """Book what has come, decide, and save when it is time; return whether there is more to do at once."""
         snapshot = await self._store.snapshot(self._model)
         if await self._enter(snapshot):
             return True
@@ -90,7 +90,7 @@ class Controller:
                 return True
         if self._dirty and monotonic() - self._saved_at >= self._pause_s:
             await self._save(snapshot)
-        return read > 0
+        return read >= _READ
 
     async def _enter(self, snapshot: Snapshot) -> bool:
         """Let the newest version that was not tried yet enter, if the policy says so and none is on trial."""

@@ -5,7 +5,7 @@ import pytest
 
 from router import revise
 from router.accounts import ArmsAccount
-from router.judge import judge_arms
+from router.judge import Verdict, judge_arms
 from router.rollout import advance, find
 from router.testing import BINARY, Behaviour, World, book, two_versions
 from store.policy import Experiment, Judging, Policy, Step, Variant
@@ -268,6 +268,17 @@ def test_a_bad_version_never_gets_far() -> None:
     assert happened in (["roll back"], ["step", "roll back"])
     assert policy.champion == 1
     assert [variant.name for variant in policy.variants] == ["champion"]
+
+
+def test_a_shadow_that_is_no_step_of_a_rollout_is_only_looked_at() -> None:
+    dark = Experiment(name="trial", kind="shadow", shares={"candidate": 1.0})
+    policy = revise(Policy(), two_versions(dark))
+    assert advance(policy, "trial", [Verdict("candidate", "roll back", "it is worse")], 100, 1e6) is None
+    stepped = dark.model_copy(update={"steps": (Step(kind="shadow", share=1.0), Step(share=0.5))})
+    policy = revise(Policy(), two_versions(stepped))
+    move = advance(policy, "trial", [Verdict("candidate", "roll back", "it is worse")], 100, 1e6)
+    assert move is not None
+    assert (move.action, move.rejected) == ("roll back", 2)
 
 
 def test_an_arm_that_is_out_is_judged_no_more_and_its_units_go_to_the_baseline() -> None:
