@@ -78,20 +78,43 @@ def advance(policy: Policy, name: str, verdicts: Sequence[Verdict], units: int, 
             return roll_back(policy, name, verdict.arm, verdict.why, now, evidence)
     if not experiment.steps or experiment.progress.status != "running":
         return None
+    return _onward(policy, experiment, verdicts, units, now, evidence) or _timed_out(
+        policy, experiment, verdicts, now, evidence
+    )
+
+
+def _onward(
+    policy: Policy,
+    experiment: Experiment,
+    verdicts: Sequence[Verdict],
+    units: int,
+    now: float,
+    evidence: Sequence[dict[str, Any]],
+) -> Move | None:
+    """The next step, or the promotion, once this step has lasted and nothing stands against it."""
     step, last = experiment.steps[experiment.progress.step], experiment.progress.step == len(experiment.steps) - 1
-    good = all(verdict.decision == "promote" for verdict in verdicts) and bool(verdicts)
     blocked = any(verdict.decision == "block" for verdict in verdicts)
-    if not blocked and now - experiment.progress.entered_at >= step.min_s and units >= step.min_units:
-        if last and good:
-            return promote(policy, name, "every guard and metric is within its margin", now, evidence)
-        following = None if last else experiment.steps[experiment.progress.step + 1]
-        if following is not None and (good or following.kind == "shadow" or following.share < 1.0):
-            return _step(policy, experiment, units, now, evidence)
-    if now - max(experiment.progress.started_at, experiment.progress.resumed_at) > experiment.max_s:
-        why = f"no decision within {experiment.max_s:g} s; " + "; ".join(verdict.why for verdict in verdicts)
-        progress = experiment.progress.model_copy(update={"status": "held", "why": why})
-        return _moved(policy, experiment, experiment.model_copy(update={"progress": progress}), "hold", why, now, evidence)
+    if blocked or now - experiment.progress.entered_at < step.min_s or units < step.min_units:
+        return None
+    good = all(verdict.decision == "promote" for verdict in verdicts) and bool(verdicts)
+    if last:
+        why = "every guard and metric is within its margin"
+        return promote(policy, experiment.name, why, now, evidence) if good else None
+    following = experiment.steps[experiment.progress.step + 1]
+    # Everybody is not for those who have shown nothing yet.
+    if good or following.kind == "shadow" or following.share < 1.0:
+        return _step(policy, experiment, units, now, evidence)
     return None
+
+
+def _timed_out(
+    policy: Policy, experiment: Experiment, verdicts: Sequence[Verdict], now: float, evidence: Sequence[dict[str, Any]]
+) -> Move | None:
+    if now - max(experiment.progress.started_at, experiment.progress.resumed_at) <= experiment.max_s:
+        return None
+    why = f"no decision within {experiment.max_s:g} s; " + "; ".join(verdict.why for verdict in verdicts)
+    progress = experiment.progress.model_copy(update={"status": "held", "why": why})
+    return _moved(policy, experiment, experiment.model_copy(update={"progress": progress}), "hold", why, now, evidence)
 
 
 def _step(policy: Policy, experiment: Experiment, units: int, now: float, evidence: Sequence[dict[str, Any]]) -> Move:
