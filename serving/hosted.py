@@ -11,6 +11,7 @@ from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from router import Plan, Planner
@@ -137,7 +138,8 @@ class Hosted:
     def rows(self, features: list[dict[str, Any]]) -> list[Row]:
         """Validate candidates' features; raises Invalid, naming the candidate and the field."""
         try:
-            valid = self._rows.validate_python(features)
+            # As JSON again: a time is text there, and only there may it be.
+            valid = self._rows.validate_json(to_json(features))
         except ValidationError as error:
             raise refusal_of(error, "candidates", "", "candidates") from None
         return [self.encoder.row(one) for one in valid]
