@@ -82,8 +82,8 @@ class Traveller:
 def travellers(flights: Sequence[Flight], count: int, seed: int) -> list[Traveller]:
     """Return as many travellers, by the time at which they look; `flights` are sorted by departure.
 
-    Each looks at a full hour at a route with at least `LEAST_FLIGHTS` flights to come, the likelier the more there are. The best
-    time is anywhere in the four hours.
+    Each looks at a full hour at a route with at least `LEAST_FLIGHTS` flights to come, the likelier the more there are.
+    The time that they would like best lies anywhere in the four hours.
     """
     routes, sky = list(_routes(flights)), _Sky(flights)
     ends = list(accumulate(len(offered) for _, offered in routes))
