@@ -4,6 +4,7 @@ import numpy as np
 
 from store.artefact import ArtefactError, digest_of, open_session, unpack_golden
 from store.names import learner_consumer
+from store.policy import MAIN
 from store.protocols import Advance, Commit, Graph, Store, Version
 
 TOLERANCE = 1e-4
@@ -13,8 +14,11 @@ async def publish(store: Store, model: str, graph: Graph, weights: bytes, line: 
     """Publish a graph with its weights as the newest version of a line; return it with its number.
 
     Raises:
+        ValueError: the line is the trainer's own.
         ArtefactError: the graph does not open with these weights, or does not answer its golden inputs.
     """
+    if line == MAIN:
+        raise ValueError(f"line '{MAIN}' is the trainer's: name another")
     scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
     if not np.isfinite(scores).all():
         raise ArtefactError("the version answers its golden inputs with what is no finite number")

@@ -44,10 +44,6 @@ class Trial:
     flights: int
     harmed: int
 
-    @property
-    def champion(self) -> bool:
-        return self.decisions[-1]["action"] == "promote"
-
     def says(self) -> list[str]:
         """The story in plain words, a line per decision."""
         lines = [f"Version {self.version}, {self.what}, is tried by itself:"]
@@ -63,6 +59,8 @@ class Trial:
                     lines.append(f"  rolled back: {decision['why']}")
                 case action:
                     lines.append(f"  {action}: {decision['why']}")
+        if not self.decisions or self.decisions[-1]["action"] not in ("promote", "roll back"):
+            lines.append("  undecided when the flights had ended")
         lines.append(f"  decided after {self.flights:,} flights, {self.harmed:,} of which it could not answer")
         return lines
 
@@ -126,8 +124,8 @@ async def _watch(client: Client, traffic: "_Traffic", version: int, what: str) -
         if traffic.over:
             break
     decisions = [one for one in (await asyncio.to_thread(client.audit, MODEL))[::-1] if one["experiment"] == "rollout"]
-    last = max(place for place, one in enumerate(decisions) if one["action"] == "enter")
-    for verdict in decisions[-1]["evidence"]:
+    last = max((place for place, one in enumerate(decisions) if one["action"] == "enter"), default=len(decisions))
+    for verdict in decisions[-1]["evidence"] if decisions[last:] else ():
         for finding in verdict["findings"]:
             if finding["name"] in ("errors", "timeouts") and "events" in finding["numbers"]:
                 harmed += finding["numbers"]["events"][1]

@@ -224,7 +224,7 @@ def judge_shadow(experiment: Experiment, account: PairedAccount) -> list[Verdict
 
 def _paired_verdict(experiment: Experiment, account: PairedAccount, variant: str) -> Verdict:
     judging, pairs = experiment.judging, account.variants[variant]
-    needs_harm, needs_good = math.log(3 / judging.alpha_fail), math.log(1.0 / judging.alpha)
+    needs_harm, needs_good = math.log(2 / judging.alpha_fail), math.log(1.0 / judging.alpha)
     total = pairs.count + pairs.failed
     failures = EventRate(SHADOW_FAILURES, "above").add(pairs.failed, total).log_e
     few = EventRate(SHADOW_FAILURES).add(pairs.failed, total).log_e
@@ -236,7 +236,8 @@ def _paired_verdict(experiment: Experiment, account: PairedAccount, variant: str
     ]  # fmt: skip
     discordant = RelativeRisk(0.5).add(canary=pairs.losses, baseline=pairs.wins).log_e
     says = f"decisions: on {pairs.wins:,} units only the shadow was right, on {pairs.losses:,} only the answer"
-    findings.append(Finding("decisions", says, discordant >= needs_harm, True, discordant, needs_harm, 0.0, 0.0))
+    # For reading: a version may well be better by its loss and decide worse at a threshold that nobody uses.
+    findings.append(Finding("decisions", says, False, True, discordant, needs_harm, 0.0, 0.0))
     if pairs.moments.n >= BURN_IN_UNITS:
         findings.append(_paired_loss(experiment, pairs.moments, needs_harm, needs_good))
     harmful = [finding.says for finding in findings if finding.harm]
@@ -250,8 +251,9 @@ def _paired_loss(experiment: Experiment, moments: Moments, needs_harm: float, ne
     error = math.sqrt(float(moments.covariance[0, 0]) / moments.n)
     difference = Difference(float(moments.mean[0]), error, moments.n)
     low, high = sequence.interval(difference)
-    log_e = sequence.log_e(difference)
-    harm, good = (log_e, 0.0) if difference.estimate > 0.0 else (0.0, log_e)
+    null = 0.0 if experiment.judging.better else experiment.judging.margin * float(moments.mean[1])
+    log_e = sequence.log_e(difference, null)
+    harm, good = (log_e, 0.0) if difference.estimate > null else (0.0, log_e)
     says = f"loss: {difference.estimate:+.4g} against the answers' {moments.mean[1]:.4g} ({low:+.4g} to {high:+.4g})"
     numbers = {"difference": difference.estimate, "interval": [low, high], "units": moments.n}
     return Finding("loss", says, harm >= needs_harm, good >= needs_good, harm, needs_harm, good, needs_good, numbers)

@@ -157,7 +157,9 @@ def roll_back(policy: Policy, name: str, arm: str, why: str, now: float, evidenc
     else:
         changed = _without(policy, experiment, now)
     after = described(changed, name) or f"'{experiment.baseline}' answers all"
-    return Move(changed, "roll back", name, before, after, why, rejected=loser.version or 0, evidence=evidence)
+    # A version that answers elsewhere too, as in an A/A test, is not to be rejected.
+    rejected = 0 if loser.version in _answering(changed, loser.name) else loser.version or 0
+    return Move(changed, "roll back", name, before, after, why, rejected=rejected, evidence=evidence)
 
 
 def stop(policy: Policy, name: str, why: str, now: float) -> Move:
@@ -187,6 +189,20 @@ def find(policy: Policy, name: str) -> Experiment:
             return experiment
     there = ", ".join(f"'{experiment.name}'" for experiment in policy.experiments) or "none"
     raise PolicyError(f"no experiment is named '{name[:80]}'; running: {there}")
+
+
+def _answering(policy: Policy, besides: str) -> set[int | None]:
+    """The versions that a policy's arms are pinned to, but for one arm."""
+    arms = {policy.default, *(arm for one in policy.experiments for arm in (*one.shares, one.baseline))} - {besides}
+    return {variant.version for variant in policy.variants if variant.name in arms}
+
+
+def outline(policy: Policy) -> str:
+    """A policy in one line: the default arm, then the experiments."""
+    default = policy.variant(policy.default)
+    answers = f"is version {default.version}" if default.version else f"follows line {default.line}"
+    experiments = [f"'{experiment.name}' {described(policy, experiment.name)}" for experiment in policy.experiments]
+    return "; ".join([f"'{default.name}' {answers}", *experiments])
 
 
 def described(policy: Policy, name: str) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
-from typing import Literal
 
 import numpy as np
 
@@ -146,24 +145,37 @@ class _Made:
             self.arms[index] = arm
 
     def failed(self, plan: Plan, state: State, indices: list[int], error: Exception, rescued: bool) -> None:
-        live = state.live.get(plan.variant)
-        reason: Literal["timeout", "error"] = "timeout" if isinstance(error, TimeoutError) else "error"
-        ids, units = ([of[index] for index in indices] for of in (self._asked.ids, self._asked.units))
-        self.failures.append(
-            Failures(
-                at=self._asked.at,
-                ids=ids,
-                units=units,
-                variant=plan.variant,
-                version=live.number if live is not None else 0,
-                experiments=plan.experiments,
-                epoch=self._epoch,
-                reason=reason,
-                rescued=rescued,
-                text=str(error)[:300] or "it took too long",
-                event_times=[times[index] for index in indices] if (times := self._asked.event_times) else None,
-            )
-        )
+        asked = self._asked
+        ids, units = ([of[index] for index in indices] for of in (asked.ids, asked.units))
+        times = [asked.event_times[index] for index in indices] if asked.event_times else None
+        self.failures.append(failure_of(error, state, plan, rescued, asked.at, ids, units, times))
+
+
+def failure_of(
+    error: Exception,
+    state: State,
+    plan: Plan,
+    rescued: bool,
+    at: float,
+    ids: list[str],
+    units: list[str],
+    event_times: list[float] | None = None,
+) -> Failures:
+    """Return the record of what a plan's variant could not answer."""
+    live = state.live.get(plan.variant)
+    return Failures(
+        at=at,
+        ids=ids,
+        units=units,
+        variant=plan.variant,
+        version=live.number if live is not None else 0,
+        experiments=plan.experiments,
+        epoch=state.snapshot.epoch,
+        reason="timeout" if isinstance(error, TimeoutError) else "error",
+        rescued=rescued,
+        text=str(error)[:300] or "it took too long",
+        event_times=event_times,
+    )
 
 
 def _timed(hosted: Hosted, live: Live, rows: list[Row]) -> tuple[np.ndarray, float]:

@@ -42,14 +42,16 @@ class GroupCommit:
         """
         await self.submit(stream, payload)
 
-    def submit(self, stream: str, payload: bytes) -> "asyncio.Future[None]":
-        """Append likewise; with nothing in flight the entry has left when this returns. Await the future, shielded."""
+    def submit(self, stream: str, *payloads: bytes) -> "asyncio.Future[None]":
+        """Append likewise, several entries together; with nothing in flight they have left when this returns. Await the future,
+        shielded."""
+        entries = [(stream, payload) for payload in payloads]
         if self._mode == "available" and self.away:
-            self._keep([(stream, payload)])
+            self._keep(entries)
             buffered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             buffered.set_result(None)
             return buffered
-        self._gathering.append((stream, payload))
+        self._gathering += entries
         if self._landed is None:
             self._landed = asyncio.get_running_loop().create_future()
         landed = self._landed
@@ -57,6 +59,11 @@ class GroupCommit:
             self._flush()
         # A client that goes away must not cancel what others wait for.
         return asyncio.shield(landed)
+
+    def tell(self, stream: str, *payloads: bytes) -> None:
+        """Append what nobody waits for; whether it lands is not asked."""
+        if payloads:
+            self.submit(stream, *payloads).add_done_callback(_unasked)
 
     def _flush(self) -> None:
         entries, landed = self._gathering, self._landed
@@ -108,3 +115,9 @@ class GroupCommit:
                 for _ in entries:
                     self._buffer.popleft()
         self.away = ""
+
+
+def _unasked(landed: "asyncio.Future[None]") -> None:
+    """Look at a future's error, so that nobody is told that nobody did."""
+    if not landed.cancelled():
+        landed.exception()

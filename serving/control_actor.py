@@ -36,6 +36,12 @@ class ControlActor:
         """What keeps a model's controller from its work."""
         return self._problems
 
+    def _say(self, model: str, problem: str) -> None:
+        if problem:
+            self._problems[model] = problem
+        else:
+            self._problems.pop(model, None)
+
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
         controllers: dict[str, asyncio.Task[None]] = {}
@@ -64,14 +70,14 @@ class ControlActor:
                 await controller.start()
                 while True:
                     busy = await controller.step()
-                    self._problems.pop(model, None)
+                    self._say(model, controller.problem)
                     pause_s = 0.2
                     await asyncio.sleep(0.0 if busy else _IDLE_S)
             except StoreError as error:
-                self._problems[model] = str(error)
+                self._say(model, str(error))
             except Exception as error:
                 log.exception("the controller of model '%s' failed and is started again", model)
-                self._problems[model] = f"{type(error).__name__}: {error}"
+                self._say(model, f"{type(error).__name__}: {error}")
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
 

@@ -6,9 +6,10 @@ was killed in between finds it done or does it again.
 """
 
 import json
+import logging
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -16,13 +17,15 @@ from router import accounts
 from router.experiments import KINDS
 from router.report import judge, report
 from router.rollout import ROLLOUT, Move, advance, enter
-from store.errors import EpochConflict
+from store.errors import EpochConflict, PolicyError
 from store.names import controller_consumer, log_stream, outcome_stream
 from store.policy import AuditRecord, Experiment, Snapshot
 from store.protocols import START, Advance, Entry, Store, Version
 from store.records import Failures, LogRecord, Outcomes, Predictions, Rankings, Shadows, unpack_log, unpack_outcomes
 from store.spec import ModelRecord
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 WHO = "controller"
 _READ = 1000
 _SAVE_EVERY_S = 1.0
@@ -56,8 +59,11 @@ class Controller:
         self._at = START
         self._read_to: dict[str, str] = {}
         self._dirty = False
+        self._epoch = -1
         self._saved_at = self._judged_at = 0.0
         self._pause_s = _SAVE_EVERY_S
+        self.problem = ""
+        """What keeps an experiment from its next step, where that is for an operator to clear up."""
 
     async def start(self) -> None:
         """Take up the books where the last controller saved them."""
@@ -72,23 +78,18 @@ class Controller:
     async def step(self) -> bool:
         """Book what has come, decide, and save when it is time; return whether there is more to do at once."""
         snapshot = await self._store.snapshot(self._model)
+        if snapshot.epoch != self._epoch:
+            self._epoch, self.problem = snapshot.epoch, ""
         if await self._enter(snapshot):
             return True
         running = {experiment.name: experiment for experiment in snapshot.policy.experiments}
         self._open(running, snapshot)
-        if not running:
-            if self._dirty:
-                await self._save(snapshot)
-            return False
-        read = await self._book(snapshot)
-        now = self._clock()
-        for account in self._books.values():
-            account.close(None if self._record.clock == "event" else now)
-        if monotonic() - self._judged_at >= self._judge_every_s:
+        read = await self._book(snapshot) if running else 0
+        if running and monotonic() - self._judged_at >= self._judge_every_s:
             self._judged_at = monotonic()
-            if await self._decide(snapshot, now):
+            if await self._decide(snapshot):
                 return True
-        if self._dirty and monotonic() - self._saved_at >= self._pause_s:
+        if self._dirty and (not running or monotonic() - self._saved_at >= self._pause_s):
             await self._save(snapshot)
         return read >= _READ
 
@@ -104,7 +105,12 @@ class Controller:
         version = await self._store.version(self._model, newest)
         if version.status != "published":
             return False
-        return await self._install(snapshot, enter(policy, plan, newest, now), now)
+        try:
+            move = enter(policy, plan, newest, now)
+        except PolicyError as error:
+            self.problem = f"version {newest} cannot enter: {error}"
+            return False
+        return await self._install(snapshot, move, now)
 
     def _open(self, running: dict[str, Experiment], snapshot: Snapshot) -> None:
         """Open books for experiments that are new, or of another kind than before; close those of experiments that ended."""
@@ -134,7 +140,7 @@ class Controller:
         entries = await self._store.read(self._streams["log"], self._read_to["log"], _READ)
         read = self._book_log(entries, snapshot.epoch)
         for entry in outcomes:
-            record = unpack_outcomes(entry.payload)
+            record = _readable(unpack_outcomes, entry)
             if isinstance(record, Outcomes):
                 if any(outcome.served.epoch > snapshot.epoch for outcome in record.outcomes):
                     break
@@ -144,12 +150,15 @@ class Controller:
             self._read_to["outcomes"] = entry.position
             read += 1
         self._dirty = self._dirty or read > 0
+        now = None if self._record.clock == "event" else self._clock()
+        for account in self._books.values():
+            account.close(now)
         return read
 
     def _book_log(self, entries: list[Entry], epoch: int) -> int:
         """Book log entries up to the first that was planned on a policy that is not known here yet."""
         for count, entry in enumerate(entries):
-            record = unpack_log(entry.payload)
+            record = _readable(unpack_log, entry)
             if _planned_at(record) > epoch:
                 return count
             for account in self._books.values():
@@ -167,11 +176,17 @@ class Controller:
             self._read_to["log"] = entry.position
         return len(entries)
 
-    async def _decide(self, snapshot: Snapshot, now: float) -> bool:
+    async def _decide(self, snapshot: Snapshot) -> bool:
+        now = self._clock()
         for experiment in snapshot.policy.experiments:
             account = self._books[experiment.name]
             units = account.units_of_step(experiment)
-            move = advance(snapshot.policy, experiment.name, judge(experiment, account), units, now)
+            try:
+                move = advance(snapshot.policy, experiment.name, judge(experiment, account), units, now)
+            except PolicyError as error:
+                # Such as another experiment that has the layer's units: it must not keep the others from their guards.
+                self.problem = f"experiment '{experiment.name}' cannot go on: {error}"
+                continue
             if move is not None:
                 # What was decided on is what is saved: a restart must not find less evidence than was acted on.
                 await self._save(snapshot)
@@ -216,7 +231,16 @@ async def rejection(store: Store, model: str, move: Move) -> Version | None:
     return version.model_copy(update={"status": "rejected", "reason": move.why})
 
 
-def _planned_at(record: LogRecord) -> int:
+def _readable(unpack: Callable[[bytes], T], entry: Entry) -> T | None:
+    """An entry's record; None, logged, for one that cannot be read: it must not stop all that come after it."""
+    try:
+        return unpack(entry.payload)
+    except (ValueError, TypeError, IndexError):
+        log.warning("entry %s cannot be read and is left out of the books", entry.position)
+        return None
+
+
+def _planned_at(record: LogRecord | None) -> int:
     """The newest epoch that a record was planned on."""
     match record:
         case Predictions():

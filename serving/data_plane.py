@@ -73,11 +73,10 @@ class DataPlane:
         try:
             answered = await self._arms.answer(hosted, state, asked)
         except VersionFailed as error:
-            self._tell(hosted, error.failures)
+            replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise
-        self._tell(hosted, answered.failures)
         predictions = answered.predictions
-        landed = replica.log.submit(hosted.stream, pack_log(predictions))
+        landed = replica.log.submit(hosted.stream, *self._counted(hosted, answered.failures), pack_log(predictions))
         # While the entry is on its way to the disk, the answer is made.
         response = answer({"model": hosted.record.name, "predictions": _answers(hosted.record, predictions)})
         await landed
@@ -97,11 +96,10 @@ class DataPlane:
         try:
             ranked = await self._lists.page(hosted, hosted.state, body, headers, self._forced(headers))
         except VersionFailed as error:
-            self._tell(hosted, error.failures)
+            replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise
-        self._tell(hosted, ranked.failures)
-        replica.log.submit(hosted.stream, pack_log(ranked.ranking))
-        await replica.log.append(hosted.stream, pack_log(ranked.predictions))
+        failures = self._counted(hosted, ranked.failures)
+        await replica.log.submit(hosted.stream, *failures, pack_log(ranked.ranking), pack_log(ranked.predictions))
         hosted.predictions.inc(len(ranked.predictions.ids))
         return answer(ranked.content)
 
@@ -146,11 +144,11 @@ class DataPlane:
                 return value.decode("latin-1")
         return None
 
-    def _tell(self, hosted: Hosted, failures: Sequence[Failures]) -> None:
-        """Log what arms could not answer. Nobody waits for it: it goes before the request's own entry."""
+    def _counted(self, hosted: Hosted, failures: Sequence[Failures]) -> list[bytes]:
+        """Count what arms could not answer; return it as log entries, to go with the request's own."""
         for failure in failures:
-            self._replica.log.submit(hosted.stream, pack_log(failure))
             self._replica.metrics.failures.labels(hosted.record.name, failure.variant, failure.reason).inc(len(failure.ids))
+        return [pack_log(failure) for failure in failures]
 
     def _hosted(self, model: str) -> Hosted:
         hosted = self._replica.models.get(model)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from router import revise
 from router.off_policy import OffPolicy
 from router.report import forecast
-from router.rollout import Move, find, pause, promote, resume, roll_back, stop
+from router.rollout import Move, described, pause, promote, resume, roll_back, stop
 from serving.errors import Invalid
 from serving.http import answer, read_body, whole_number
 from serving.operators import Operators, validate
@@ -95,8 +95,8 @@ class Experiments:
                     raise PolicyError(f"variant '{variant.name}' is there already, and is another")
             update = {"variants": tuple(variants.values()), "experiments": (*policy.experiments, wanted.experiment)}
             changed = revise(policy, policy.model_copy(update=update), now)
-            after = ", ".join(f"'{arm}' {share:g}" for arm, share in find(changed, wanted.experiment.name).shares.items())
-            return Move(changed, "enter", wanted.experiment.name, "", after, "an operator started it")
+            name = wanted.experiment.name
+            return Move(changed, "enter", name, "", described(changed, name), "an operator started it")
 
         return await self._change(request, added)
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router import revise
-from router.rollout import Move
+from router.rollout import Move, outline
 from serving.controller import audit_of, rejection
 from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, Unauthorized, UnknownModel
 from serving.http import answer, place, read_body, refusal, whole_number
@@ -75,7 +75,10 @@ class Operators:
         now = time()
         policy = revise(current.policy, wanted, now)
         return await self.install(
-            model, current, Move(policy, "set", "", "", "", "an operator set the policy"), self.who(request)
+            model,
+            current,
+            Move(policy, "set", "", outline(current.policy), outline(policy), "an operator set the policy"),
+            self.who(request),
         )
 
     async def install(

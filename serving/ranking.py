@@ -1,33 +1,27 @@
 """Ranked lists: one variant's, or several variants' drafted together, in pages; the other's list where one fails."""
 
 import asyncio
-import hmac
 import secrets
-import zlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from time import time
 from typing import Annotated, Any, NotRequired
 
-import msgpack
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from router import Plan
 from router.interleaving import NOBODY, STRATEGIES, Draft
-from serving.arms import Arms
+from serving.arms import Arms, failure_of
+from serving.cursor import CURSOR_BYTES, Cursors, Listing
 from serving.errors import BadRequest, Invalid, NotReady, VersionFailed
 from serving.hosted import EventTime, Headers, Hosted, Name, State, event_seconds, named_headers, new_id, refusal_of
 from store.records import Failures, Predictions, Rankings, Served, item_id
 from store.schema import Row
 
-MOST_SHOWN = 500
+MOST_SHOWN = 200
 """Positions that a draft and its pages go on for."""
-
-_CURSOR_BYTES = 64 * 1024
 
 
 class _Candidate(TypedDict):
@@ -44,32 +38,14 @@ class _Body(TypedDict):
     unit: NotRequired[Name]
     context: NotRequired[dict[str, Any]]
     k: NotRequired[Annotated[int, Field(ge=1, le=MOST_SHOWN)]]
-    cursor: NotRequired[Annotated[str, Field(max_length=_CURSOR_BYTES)]]
+    cursor: NotRequired[Annotated[str, Field(max_length=CURSOR_BYTES)]]
     at: NotRequired[EventTime]
 
 
+_INLINE_BYTES = 32 * 1024
+_INLINE_DRAFT = 50
 _BODY = TypeAdapter[_Body](_Body)
 _EXPECTED = 'expected {"candidates": [{"item": …, "features": {…}}]}'
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A draft and how far it has been shown; all that a later page needs, on any replica."""
-
-    id: str
-    unit: str
-    shown: int
-    items: list[str]
-    teams: list[int]
-    seed: int
-    rankers: list[str]
-    versions: list[int]
-    scores: list[float]
-    experiment: str
-    experiments: tuple[str, ...]
-    propensity: float
-    once: bool
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +63,7 @@ class Lists:
 
     def __init__(self, arms: Arms, key: str, max_candidates: int) -> None:
         self._arms = arms
-        self._key = blake2b(key.encode(), digest_size=32).digest()
+        self._cursors = Cursors(key)
         self._max_candidates = max_candidates
 
     async def page(self, hosted: Hosted, state: State, body: bytes, headers: Headers, forced: str | None) -> Ranked:
@@ -98,19 +74,19 @@ class Lists:
             NotReady, VersionFailed: no ranker could make a list.
         """
         at = time()
-        request = self._read(hosted, body)
-        rows = hosted.rows([request.get("context", {}) | one.get("features", {}) for one in request["candidates"]])
-        items = [one["item"] for one in request["candidates"]]
-        if len(set(items)) != len(items):
-            raise Invalid("candidates: an item is there twice")
+        if len(body) <= _INLINE_BYTES:
+            request, items, rows = self._read(hosted, body)
+        else:
+            request, items, rows = await asyncio.to_thread(self._read, hosted, body)
         failures: list[Failures] = []
         if "cursor" in request:
-            listing = self._resumed(request["cursor"], request.get("unit"))
+            listing = self._cursors.resumed(request["cursor"], request.get("unit"))
         else:
             listing = await self._drafted(hosted, state, request, items, rows, at, headers, forced, failures)
         return self._page(hosted, request, listing, dict(zip(items, rows, strict=True)), at, failures)
 
-    def _read(self, hosted: Hosted, body: bytes) -> _Body:
+    def _read(self, hosted: Hosted, body: bytes) -> tuple[_Body, list[str], list[Row]]:
+        """Return a request, its items, and their rows."""
         if hosted.record.outputs != 1:
             raise BadRequest(f"model '{hosted.record.name}' is {hosted.record.objective}: it has no one score to rank by")
         try:
@@ -119,7 +95,14 @@ class Lists:
             raise refusal_of(error, "candidates", _EXPECTED) from None
         if len(request["candidates"]) > self._max_candidates:
             raise Invalid(f"candidates: more than {self._max_candidates:,}; rank the best of them")
-        return request
+        items = [one["item"] for one in request["candidates"]]
+        if len(set(items)) != len(items):
+            raise Invalid("candidates: an item is there twice")
+        return (
+            request,
+            items,
+            hosted.rows([request.get("context", {}) | one.get("features", {}) for one in request["candidates"]]),
+        )
 
     async def _drafted(
         self,
@@ -142,24 +125,25 @@ class Lists:
         together = planner.interleaved(unit, context, named) if forced is None else None
         if together is None:
             plan = planner.plan(unit, context, named) if forced is None else hosted.forced(state, forced)
-            lists = [await self._ranked(hosted, state, plan, id_, unit, rows, at, failures)]
-            if lists[0] is None:
+            runs = [await self._ranked(hosted, state, plan, id_, unit, rows, at, failures)]
+            if runs[0] is None:
                 plan = Plan(state.snapshot.policy.default, 0.0)
-                lists = [await self._ranked(hosted, state, plan, id_, unit, rows, at, failures)]
+                runs = [await self._ranked(hosted, state, plan, id_, unit, rows, at, failures)]
             rankers, experiment, strategy = [plan.variant], "", ""
         else:
             plan = Plan(state.snapshot.policy.default, 0.0)
             rankers, experiment, strategy = list(together.rankers), together.experiment, together.strategy
             trials = [Plan(variant, 0.0, (experiment,)) for variant in rankers]
-            lists = [await self._ranked(hosted, state, trial, id_, unit, rows, at, failures, True) for trial in trials]
+            runs = [await self._ranked(hosted, state, trial, id_, unit, rows, at, failures, True) for trial in trials]
+        lists = [run[0] if run is not None else None for run in runs]
         made = [scores for scores in lists if scores is not None]
         if not made:
             raise VersionFailed("no ranker could make a list: " + "; ".join(one.text for one in failures), failures)
         orders = [[] if scores is None else [items[i] for i in np.argsort(-scores, kind="stable")] for scores in lists]
         seed = secrets.randbits(62)
         most = min(len(items), MOST_SHOWN)
-        # A linear programme takes its time, and the loop serves everyone.
-        if strategy == "optimised":
+        # A linear programme takes its time, and so does a long draft; the loop serves everyone.
+        if strategy == "optimised" or (strategy and most > _INLINE_DRAFT):
             draft = await asyncio.to_thread(_draft, orders, strategy, k, most, seed)
         else:
             draft = _draft(orders, strategy, k, most, seed)
@@ -172,6 +156,7 @@ class Lists:
         return Listing(
             id_, unit, 0, list(draft.items), list(draft.teams), seed, rankers, versions, scores, experiment,
             plan.experiments, plan.propensity, draft.once, state.snapshot.epoch,
+            [run[1] if run is not None else 0.0 for run in runs],
         )  # fmt: skip
 
     async def _ranked(
@@ -185,33 +170,20 @@ class Lists:
         at: float,
         failures: list[Failures],
         together: bool = False,
-    ) -> np.ndarray | None:
-        """Return a variant's scores of the candidates, or None, with a failure noted, where another can answer for it."""
+    ) -> tuple[np.ndarray, float] | None:
+        """Return a variant's scores of the candidates and the seconds they took; None, with a failure noted, where another
+        can answer for it."""
         on_trial = together or (plan.propensity > 0.0 and plan.variant != state.snapshot.policy.default)
         try:
-            scores, _ = await self._arms.run(hosted, hosted.live(state, plan.variant), rows, on_trial)
+            scores, seconds = await self._arms.run(hosted, hosted.live(state, plan.variant), rows, on_trial)
         except (VersionFailed, NotReady, TimeoutError) as error:
             if isinstance(error, NotReady) and not on_trial:
                 raise
-            live = state.live.get(plan.variant)
-            failures.append(
-                Failures(
-                    at,
-                    [id_],
-                    [unit],
-                    plan.variant,
-                    live.number if live is not None else 0,
-                    plan.experiments,
-                    state.snapshot.epoch,
-                    "timeout" if isinstance(error, TimeoutError) else "error",
-                    on_trial,
-                    str(error)[:300] or "it took too long",
-                )
-            )
+            failures.append(failure_of(error, state, plan, on_trial, at, [id_], [unit]))
             if not on_trial:
                 raise VersionFailed(str(error), failures) from error
             return None
-        return scores[:, 0]
+        return scores[:, 0], seconds
 
     def _page(
         self,
@@ -246,8 +218,8 @@ class Lists:
         )
         scores = [listing.scores[place] for place in places]
         served = [
-            Served(ranker, version, listing.propensity, listing.experiments, 0.0, listing.epoch)
-            for ranker, version in zip(listing.rankers, listing.versions, strict=True)
+            Served(ranker, version, listing.propensity, listing.experiments, seconds, listing.epoch)
+            for ranker, version, seconds in zip(listing.rankers, listing.versions, listing.seconds, strict=True)
         ]
         predictions = Predictions(
             at=at,
@@ -264,7 +236,7 @@ class Lists:
         content: dict[str, Any] = {
             "model": hosted.record.name,
             "id": listing.id,
-            "cursor": self._cursor(listing, after) if len(left) > len(places) else None,
+            "cursor": self._cursors.after(listing, after) if len(left) > len(places) else None,
             "items": [
                 {
                     "item": item,
@@ -277,37 +249,6 @@ class Lists:
             ],
         }
         return Ranked(content, ranking, predictions, failures)
-
-    def _cursor(self, listing: Listing, shown: int) -> str:
-        left = slice(shown, None)
-        state = [
-            listing.id, listing.unit, shown, listing.items[left], listing.teams[left], listing.seed, listing.rankers,
-            listing.versions, [round(score, 6) for score in listing.scores[left]], listing.experiment, listing.experiments,
-            listing.propensity, listing.once, listing.epoch,
-        ]  # fmt: skip
-        packed: bytes = zlib.compress(msgpack.packb(state))  # pyright: ignore[reportArgumentType]
-        return urlsafe_b64encode(self._signature(packed) + packed).decode()
-
-    def _resumed(self, cursor: str, unit: str | None) -> Listing:
-        try:
-            raw = urlsafe_b64decode(cursor.encode())
-        except ValueError:
-            raw = b""
-        if not hmac.compare_digest(self._signature(raw[16:]), raw[:16]):
-            raise Invalid("cursor: this is none that was given here; leave it out to begin a new list")
-        id_, of, shown, items, teams, seed, rankers, versions, scores, *rest = msgpack.unpackb(zlib.decompress(raw[16:]))
-        experiment, experiments, propensity, once, epoch = rest
-        if unit is not None and of not in (unit, id_):
-            raise Invalid(f"cursor: it belongs to the list of unit '{of[:80]}'")
-        # What was shown before is no candidate any more.
-        gone = [""] * shown
-        return Listing(
-            id_, of, shown, gone + items, [NOBODY] * shown + teams, seed, rankers, versions, [0.0] * shown + scores, experiment,
-            tuple(experiments), propensity, once, epoch,
-        )  # fmt: skip
-
-    def _signature(self, packed: bytes) -> bytes:
-        return blake2b(packed, digest_size=16, key=self._key).digest()
 
 
 def _draft(orders: Sequence[Sequence[str]], strategy: str, k: int, most: int, seed: int) -> Draft:

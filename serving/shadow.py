@@ -6,11 +6,12 @@ from collections import Counter
 from time import time
 from typing import NamedTuple, TypeVar
 
-from serving.arms import Runner
+from router import Plan
+from serving.arms import Runner, failure_of
 from serving.commit import GroupCommit
 from serving.errors import LogUnavailable, NotReady, ServingError, VersionFailed
 from serving.hosted import Answered, Hosted, State
-from store.records import Failures, Shadows, pack_log
+from store.records import Shadows, pack_log
 from store.schema import Row
 
 log = logging.getLogger(__name__)
@@ -109,17 +110,15 @@ class ShadowQueue:
                 log.exception("a shadow failed")
             self.counts["failed"] += len(works)
             if isinstance(error, VersionFailed | NotReady):
-                self._tell(first, started, str(error))
+                self._tell(first, started, error)
         else:
             self.counts["scored"] += len(works)
 
-    def _tell(self, work: _Work, at: float, text: str) -> None:
-        live = work.state.live.get(work.variant)
-        ids, units = work.of(work.answered.predictions.ids), work.of(work.answered.predictions.units)
-        number = live.number if live is not None else 0
-        epoch = work.state.snapshot.epoch
-        failure = Failures(at, ids, units, work.variant, number, (work.experiment,), epoch, "error", True, text[:300])
-        self._log.submit(work.hosted.stream, pack_log(failure))
+    def _tell(self, work: _Work, at: float, error: Exception) -> None:
+        predictions = work.answered.predictions
+        plan = Plan(work.variant, 0.0, (work.experiment,))
+        failure = failure_of(error, work.state, plan, True, at, work.of(predictions.ids), work.of(predictions.units))
+        self._log.tell(work.hosted.stream, pack_log(failure))
 
 
 def _split(hosted: Hosted, state: State, answered: Answered) -> list[_Work]:

@@ -28,7 +28,7 @@ from store.policy import Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version
 from store.spec import ModelRecord, Schedule
 
-_AUDIT_LENGTH = 100_000
+_AUDIT_LENGTH = 10_000
 _CONTROL_LENGTH = 1000
 
 _MOVE = """

@@ -240,7 +240,9 @@ class ArmsAccount:
             self.stages[row[_STAGE]].events[guard][row[_ARM]] += 1
 
     def _slow(self, seconds: float, size: int, baseline: bool) -> bool:
-        """Whether a run took too long for as many rows as it was given."""
+        """Whether a run took too long for as many rows as it was given; a page that needed no run says nothing."""
+        if seconds <= 0.0:
+            return False
         if self._slo_s is not None:
             return seconds > self._slo_s
         key = f"latency {size.bit_length()}"

@@ -1,21 +1,13 @@
 """A weighted split of the units over two or more variants."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
-from router.accounts import Account, ArmsAccount
-from router.experiments.kind import Arm, Split
+from router.experiments.kind import Split
 from store.policy import Experiment
 
 
-class AB:
+class AB(Split):
     """Each unit belongs to one arm and stays there while the arm's share grows."""
-
-    answers: ClassVar[bool] = True
-    account: ClassVar[type[Account]] = ArmsAccount
-
-    def __init__(self, experiment: Experiment) -> None:
-        self._split = Split(experiment.salt, experiment.slices)
 
     @staticmethod
     def check(experiment: Experiment) -> str | None:
@@ -29,9 +21,3 @@ class AB:
     @staticmethod
     def split(experiment: Experiment) -> Mapping[str, float]:
         return experiment.shares
-
-    def assign(self, unit: bytes) -> Arm | None:
-        return self._split.assign(unit)
-
-    def shadows(self, unit: bytes) -> tuple[str, ...]:
-        return ()

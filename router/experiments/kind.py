@@ -4,9 +4,9 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, Protocol
 
-from router.accounts import Account
+from router.accounts import Account, ArmsAccount
 from router.assignment import SLOTS, slots
-from store.policy import Experiment, Slice
+from store.policy import Experiment
 
 
 class Arm(NamedTuple):
@@ -49,15 +49,21 @@ class Kind(Protocol):
 
 
 class Split:
-    """Units divided by slots: each belongs to one arm, and stays there while the arm's share grows."""
+    """What kinds have in common that divide their units by slots: each belongs to one arm, and stays while its share grows."""
 
-    def __init__(self, salt: str, slices: tuple[Slice, ...]) -> None:
-        self._slot = slots(salt)
-        self._starts = [piece.start for piece in slices]
+    answers: ClassVar[bool] = True
+    account: ClassVar[type[Account]] = ArmsAccount
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._slot = slots(experiment.salt)
+        self._starts = [piece.start for piece in experiment.slices]
         held: dict[str, int] = {}
-        for piece in slices:
+        for piece in experiment.slices:
             held[piece.owner] = held.get(piece.owner, 0) + piece.end - piece.start
-        self._arms = [Arm(piece.owner, held[piece.owner] / SLOTS) for piece in slices]
+        self._arms = [Arm(piece.owner, held[piece.owner] / SLOTS) for piece in experiment.slices]
 
-    def assign(self, unit: bytes) -> Arm:
+    def assign(self, unit: bytes) -> Arm | None:
         return self._arms[bisect_right(self._starts, self._slot(unit)) - 1]
+
+    def shadows(self, unit: bytes) -> tuple[str, ...]:
+        return ()

@@ -12,7 +12,7 @@ from router.testing import BINARY, Behaviour, World, two_versions
 from serving.controller import Controller
 from store.errors import Fenced
 from store.names import AUDIT, log_stream, outcome_stream
-from store.policy import AuditRecord, Judging, Policy, RolloutPlan, Step
+from store.policy import AuditRecord, Experiment, Judging, Policy, RolloutPlan, Step, Variant
 from store.protocols import START, Advance, Commit, Version
 from store.records import Outcome, Outcomes, pack_log, pack_outcomes
 from store.redis_store import RedisStore
@@ -78,17 +78,17 @@ class Platform:
             if not snapshot.policy.experiments and snapshot.policy.tried == 2:
                 return
             if snapshot.policy.experiments:
-                await self._ask(snapshot.policy, snapshot.epoch)
-            controller = await self._work(controller)
+                await self.ask(snapshot.policy, snapshot.epoch)
+            controller = await self.work(controller)
         raise AssertionError(f"nothing was decided: {[record.action for record in await self.audit()]}")
 
-    async def _ask(self, policy: Policy, epoch: int) -> None:
+    async def ask(self, policy: Policy, epoch: int) -> None:
         events = list(self.world.requests(policy, epoch, self.behaviours, 150))
         outcomes = [event for event in events if isinstance(event, Outcome)]
         entries = [(log_stream("m"), pack_log(event)) for event in events if not isinstance(event, Outcome)]
         await self.store.append([*entries, (outcome_stream("m"), pack_outcomes(Outcomes(outcomes)))])
 
-    async def _work(self, controller: Controller) -> Controller:
+    async def work(self, controller: Controller) -> Controller:
         try:
             while await controller.step():
                 pass
@@ -132,7 +132,7 @@ async def test_a_rollout_goes_its_way_wherever_the_controller_is_killed(store: R
 
 
 async def test_what_was_booked_before_a_kill_is_booked_once(store: RedisStore) -> None:
-    """Killed after every second save, the books come out as those of one that lived."""
+    """A controller that forgets all since its last save, again and again, books each unit once all the same."""
 
     async def booked(platform: Platform) -> dict[str, int]:
         content = (await platform.store.consumer("controller:m"))[1]
@@ -146,16 +146,16 @@ async def test_what_was_booked_before_a_kill_is_booked_once(store: RedisStore) -
     await controller.start()
     sent = 0
     for turn in range(12):
-        await platform._work(controller)  # pyright: ignore[reportPrivateUsage]
+        await platform.work(controller)
         snapshot = await store.snapshot("m")
-        await platform._ask(snapshot.policy, snapshot.epoch)  # pyright: ignore[reportPrivateUsage]
+        await platform.ask(snapshot.policy, snapshot.epoch)
         sent += 150
         if turn % 3 == 2:  # forget everything since the last save
             controller = platform.controller()
             await controller.start()
     async with asyncio.timeout(30):
         while True:
-            await platform._work(controller)  # pyright: ignore[reportPrivateUsage]
+            await platform.work(controller)
             await controller._save(await store.snapshot("m"))  # pyright: ignore[reportPrivateUsage]
             if sum((await booked(platform)).values()) >= sent:
                 break
@@ -183,7 +183,7 @@ async def test_two_controllers_decide_once(store: RedisStore) -> None:
         if not snapshot.policy.experiments and snapshot.policy.tried == 2:
             break
         if snapshot.policy.experiments:
-            await platform._ask(snapshot.policy, snapshot.epoch)  # pyright: ignore[reportPrivateUsage]
+            await platform.ask(snapshot.policy, snapshot.epoch)
         one, other = await asyncio.gather(work(one), work(other))
     assert [record.action for record in await platform.audit()] == GOOD_WAY
 
@@ -216,8 +216,8 @@ async def test_an_operator_may_change_the_policy_meanwhile(store: RedisStore) ->
     while platform.deaths == 0:
         snapshot = await store.snapshot("m")
         if snapshot.policy.experiments:
-            await platform._ask(snapshot.policy, snapshot.epoch)  # pyright: ignore[reportPrivateUsage]
-        controller = await platform._work(controller)  # pyright: ignore[reportPrivateUsage]
+            await platform.ask(snapshot.policy, snapshot.epoch)
+        controller = await platform.work(controller)
     snapshot = await store.snapshot("m")
     await store.set_policy("m", snapshot.policy.model_copy(update={"forced": {"tester": "candidate"}}), snapshot.epoch)
     platform.reached = None
@@ -226,3 +226,42 @@ async def test_an_operator_may_change_the_policy_meanwhile(store: RedisStore) ->
     await platform.live(controller)
     assert [record.action for record in await platform.audit()] == GOOD_WAY
     assert (await store.snapshot("m")).policy.tried == 2
+
+
+async def test_what_cannot_be_read_stops_nothing(store: RedisStore) -> None:
+    await _begin(store)
+    platform = Platform(store, Behaviour(noise=0.0))
+    controller = platform.controller()
+    await controller.start()
+    await platform.work(controller)
+    await store.append([(log_stream("m"), b"\xc1 garbage"), (outcome_stream("m"), b"\x91\xa1z")])
+    await platform.live(controller)
+    assert [record.action for record in await platform.audit()] == GOOD_WAY
+
+
+async def test_a_rollout_that_cannot_go_on_says_so_and_leaves_the_others_their_guards(store: RedisStore) -> None:
+    """An operator's experiment has all units of the layer that the canary needs; it is itself rolled back when it does harm."""
+    plan = RolloutPlan(steps=STEPS, judging=JUDGING)
+    own = Experiment(name="own", kind="ab", shares={"champion": 0.5, "third": 0.5}, judging=JUDGING)
+    base = two_versions(own)
+    wanted = base.model_copy(
+        update={"variants": (*base.variants, Variant(name="third", line="other")), "rollout": plan, "tried": 1}
+    )
+    await store.set_policy("m", revise(Policy(tried=1), wanted), 0)
+    platform = Platform(store, Behaviour())
+    platform.behaviours["third"] = Behaviour(errors=0.04)
+    controller = platform.controller()
+    await controller.start()
+    said = ""
+    for _ in range(60):
+        snapshot = await store.snapshot("m")
+        await platform.ask(snapshot.policy, snapshot.epoch)
+        controller = await platform.work(controller)
+        said = said or controller.problem
+        if [record.action for record in await platform.audit()][-1:] == ["roll back"]:
+            break
+    assert "layer ''" in said
+    assert [(record.experiment, record.action) for record in await platform.audit()][:2] == [
+        ("rollout", "enter"),
+        ("own", "roll back"),
+    ]

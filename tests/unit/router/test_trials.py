@@ -297,3 +297,13 @@ def test_an_arm_that_is_out_is_judged_no_more_and_its_units_go_to_the_baseline()
     account.begin(find(move.policy, "trial"), 2)
     assert [verdict.arm for verdict in judge_arms(find(move.policy, "trial"), account)] == ["third"]
     assert advance(move.policy, "trial", judge_arms(find(move.policy, "trial"), account), 0, place.now) is None
+
+
+def test_a_version_that_answers_elsewhere_too_is_not_rejected() -> None:
+    """An A/A test: both arms are the champion's version."""
+    same = two_versions(_canary(0.5)).model_copy(
+        update={"variants": (Variant(name="champion", version=1), Variant(name="candidate", version=1))}
+    )
+    move = advance(revise(Policy(), same), "trial", [Verdict("candidate", "roll back", "a false alarm")], 0, 1.0)
+    assert move is not None
+    assert (move.action, move.rejected, move.policy.champion) == ("roll back", 0, 1)
