@@ -221,8 +221,8 @@ def _sample_ratio(ratio: Mapping[str, Any]) -> Text:
 
 def _shadows(shadows: Sequence[Mapping[str, Any]]) -> Table:
     columns = (
-        "shadow", "predictions", "failed", "same decision", "mean gap", "99% of gaps below", "rank correlation", "ms, answer's",
-        "labelled units", "only it right", "only answer right",
+        "shadow", "predictions", "failed", "same decision", "mean gap", "99% of gaps below", "rank correlation", "scores moved",
+        "ms, answer's", "labelled units", "only it right", "only answer right",
     )  # fmt: skip
     rows = [
         (
@@ -231,12 +231,18 @@ def _shadows(shadows: Sequence[Mapping[str, Any]]) -> Table:
             f"{one['failed']:,}",
             share(one["agreement"]) if "agreement" in one else "",
             *(number(one.get(key), 3) for key in ("mean_gap", "p99_gap", "rank_correlation")),
+            _moved(one.get("score_stability")),
             f"{one['run_ms']:.2f}, {one['answer_run_ms']:.2f}" if "run_ms" in one else "",
             *(number(one.get(key)) for key in ("labelled_units", "only_shadow_right", "only_answer_right")),
         )
         for one in shadows
     ]
     return table(columns, rows, "shadows")
+
+
+def _moved(stability: Mapping[str, Any] | None) -> str:
+    """The population stability index, and whether it alarms."""
+    return f"{number(stability['psi'], 2)}{', yes' if stability['alarm'] else ', no'}" if stability else ""
 
 
 def _slices(shadows: Sequence[Mapping[str, Any]]) -> Table:

@@ -48,7 +48,7 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
         flights, later = reading.result()
         from deploy.report import write_report  # noqa: PLC0415 - see _prepare
         from deploy.show import print_findings, replay  # noqa: PLC0415
-        from deploy.trials import try_versions  # noqa: PLC0415
+        from deploy.trials import try_rankers, try_versions  # noqa: PLC0415
 
         token = Home(settings.home).token()
         with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
@@ -58,8 +58,10 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
             console.print("\nThe version frozen on 1 March is champion now; newer ones are tried on the flights that follow.")
             trials = uvloop.run(try_versions(later, running, token, settings.prefix, findings.frozen_version))
             findings.trials.extend(line for trial in trials for line in trial.says())
-            for line in findings.trials:
-                console.print(line, highlight=False)
+            _say(findings.trials)
+            console.print("\nTravellers choose from lists that the champion and a rival draft together.")
+            findings.rankers.extend(uvloop.run(try_rankers(later, running, token, settings.prefix, seed)).says())
+            _say(findings.rankers)
         page, picture = write_report(findings, report)
         print_findings(findings)
         console.print(f"report: {page} (chart: {picture})")
@@ -113,6 +115,11 @@ def _platform(settings: Settings, keep_running: bool) -> Generator[Running]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         platform.stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False)
 
 
 def _stage(stage: str) -> None:

@@ -46,7 +46,8 @@ class Findings:
     totals: dict[str, str] = field(default_factory=dict[str, str])
     frozen_version: int = 0
     trials: list[str] = field(default_factory=list[str])
-    """How versions fared that were tried afterwards, in plain words, line by line."""
+    """How versions fared that were tried afterwards, in plain words, line by line; `rankers` likewise of two rankers."""
+    rankers: list[str] = field(default_factory=list[str])
 
 
 def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
@@ -113,7 +114,7 @@ def _page(findings: Findings, charts: list[str]) -> str:
 <p class="lead">{_lead(findings)}</p>
 <h2>Quality</h2>{charts[0]}
 <h2>Freshness</h2>{charts[1]}
-{_trials(findings.trials)}<h2>Cost</h2><table>{totals}</table>
+{_trials("Versions on trial", findings.trials)}{_trials("Two rankers", findings.rankers)}<h2>Cost</h2><table>{totals}</table>
 <h2>Week by week</h2>
 <table><tr><th>week of</th><th>flights</th><th>live AUC</th><th>log loss</th><th>frozen AUC</th><th>log loss</th></tr>
 {rows}</table>
@@ -121,14 +122,14 @@ def _page(findings: Findings, charts: list[str]) -> str:
 """
 
 
-def _trials(lines: Sequence[str]) -> str:
-    """A paragraph per version, its decisions as a list."""
+def _trials(title: str, lines: Sequence[str]) -> str:
+    """A paragraph per trial, what became of it as a list."""
     if not lines:
         return ""
     parts: list[str] = []
     for line in lines:
         parts.append(f"<li>{escape(line.strip())}</li>" if line.startswith(" ") else f"</ul><p>{escape(line)}</p><ul>")
-    return f"<h2>Versions on trial</h2><ul>{''.join(parts)}</ul>"
+    return f"<h2>{title}</h2><ul>{''.join(parts)}</ul>"
 
 
 def _lead(findings: Findings) -> str:

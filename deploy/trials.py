@@ -1,4 +1,5 @@
-"""What the demo does after the learning: a better version is tried and becomes champion, a ruined one is tried and goes."""
+"""What the demo does after the learning: a better version is tried and becomes champion, a ruined one is tried and goes, and
+two rankers draft lists together for travellers."""
 
 import asyncio
 import json
@@ -12,6 +13,7 @@ from safetensors.numpy import load as load_weights
 from deploy.client import Client
 from deploy.home import Running
 from deploy.importing import publish
+from examples.flights import ranking
 from examples.flights.replay import MODEL, Replay, predict_request
 from examples.flights.stream import Flight, Hour, hours
 from store.artefact import pack_weights
@@ -20,6 +22,7 @@ from store.protocols import Version
 from store.redis_store import RedisStore
 
 RUINED_LINE = "ruined"
+TRAVELLERS = 12_000
 STEPS = [
     {"kind": "shadow", "share": 1.0, "min_s": 2.0, "min_units": 500},
     {"share": 0.1, "min_s": 0.3, "min_units": 50},
@@ -87,6 +90,22 @@ async def try_versions(flights: Sequence[Flight], running: Running, token: str, 
         client.set_policy(MODEL, policy["policy"] | {"rollout": None}, policy["epoch"])
     await store.close()
     return trials
+
+
+async def try_rankers(flights: Sequence[Flight], running: Running, token: str, prefix: str, seed: int) -> ranking.Found:
+    """Let travellers choose among the flights, from lists that the champion and a rival draft together."""
+    store = RedisStore(running.redis_url, prefix)
+    with Client(running.url, token) as client:
+        policy = client.policy(MODEL)
+    number = policy["channels"]["champion"]
+    champion = await store.version(MODEL, number)
+    record = (await store.models())[MODEL]
+    graph = ranking.sooner_first(await store.graph(MODEL, champion.graph), record.features)
+    rival = await publish(store, MODEL, graph, await store.weights(MODEL, number), ranking.RIVAL, "pushes sooner departures up")
+    await store.close()
+    people = ranking.travellers(flights, TRAVELLERS, seed)
+    async with ranking.connected(running.url, token) as call:
+        return await ranking.compare(call, MODEL, policy["policy"]["default"], rival.number, people)
 
 
 def _begin(client: Client, champion: int | None, line: str) -> None:

@@ -11,7 +11,7 @@ from router.accounts.arms import MEASURES
 from router.accounts.scores import number_of
 from router.judge import Verdict, judge_arms, judge_duels, judge_shadow, sample_ratio
 from router.rollout import described
-from router.statistics import AsymptoticSequence, Moments, rank_correlation
+from router.statistics import AsymptoticSequence, Moments, population_stability, rank_correlation
 from router.statistics.sample_ratio import ALARM_LOG_E
 from store.policy import Experiment, Policy
 from store.records import Outcome
@@ -209,6 +209,14 @@ def units_needed(deviation: float, effect: float, share: float, sequence: Asympt
     return high
 
 
+def _stability(answers: np.ndarray, shadows: np.ndarray) -> dict[str, Any] | None:
+    """Whether the shadow's scores as a whole lie elsewhere than the answers', by the deciles of those."""
+    edges = np.unique(np.quantile(answers, np.arange(1, 10) / 10))
+    before, now = (np.bincount(np.searchsorted(edges, scores), minlength=len(edges) + 1) for scores in (answers, shadows))
+    found = population_stability(before, now)
+    return {"psi": found.index, "threshold": found.threshold, "alarm": found.alarm} if found is not None else None
+
+
 def _of_pairs(account: PairedAccount, variant: str) -> dict[str, Any]:
     pairs = account.variants[variant]
     content: dict[str, Any] = {"variant": variant, "predictions": pairs.count, "failed": pairs.failed}
@@ -219,6 +227,7 @@ def _of_pairs(account: PairedAccount, variant: str) -> dict[str, Any]:
             "mean_gap": pairs.gap / pairs.count,
             "p99_gap": float(np.quantile(np.abs(answers - shadows), 0.99)),
             "rank_correlation": rank_correlation(answers, shadows),
+            "score_stability": _stability(answers, shadows),
             "run_ms": pairs.seconds[0] / pairs.count * 1000,
             "answer_run_ms": pairs.seconds[1] / pairs.count * 1000,
             "labelled_units": pairs.moments.n,

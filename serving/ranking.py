@@ -139,7 +139,8 @@ class Lists:
         made = [scores for scores in lists if scores is not None]
         if not made:
             raise VersionFailed("no ranker could make a list: " + "; ".join(one.text for one in failures), failures)
-        orders = [[] if scores is None else [items[i] for i in np.argsort(-scores, kind="stable")] for scores in lists]
+        sign = -1.0 if hosted.record.best_score == "highest" else 1.0
+        orders = [[] if scores is None else [items[i] for i in np.argsort(sign * scores, kind="stable")] for scores in lists]
         seed = secrets.randbits(62)
         most = min(len(items), MOST_SHOWN)
         # A linear programme takes its time, and so does a long draft; the loop serves everyone.

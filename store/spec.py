@@ -73,6 +73,7 @@ class ModelRecord(BaseModel):
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
+    best_score: Literal["highest", "lowest"] = "highest"
     network: str = ""
     """Where the torch network comes from, empty for the default one."""
 
@@ -97,6 +98,10 @@ class ModelRecord(BaseModel):
         if self.objective == "binary":
             return None if label in (0, 1) else "label must be 0, 1, false or true"
         return None if _is_float32(label) else "label must be a finite number"
+
+    def succeeded(self, label: float) -> bool:
+        """Say whether a ranked item with this label is a success of the ranker that put it there."""
+        return (label > 0.0) == (self.best_score == "highest")
 
     def output(self, scores: list[float]) -> dict[str, Any]:
         """Return a network's output row as the answer shows it."""
@@ -131,6 +136,8 @@ class ModelSpec:
             gives logits [rows, outputs]; None takes the default network for tabular features.
         clock: 'log' (the time of arrival) or 'event' (the `at` of each instance: replays and backfills).
         slices: names of features by whose values reports are broken down; those with few values, such as a country.
+        best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
+            'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
     """
 
     name: str
@@ -144,6 +151,7 @@ class ModelSpec:
     clock: Literal["log", "event"] = "log"
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
+    best_score: Literal["highest", "lowest"] = "highest"
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,6 +171,7 @@ class ModelSpec:
             clock=self.clock,
             max_skew_s=self.max_skew_s,
             slices=self.slices,
+            best_score=self.best_score,
             network=network,
         )
         known = [one.name for one in record.features.fields]

@@ -26,6 +26,7 @@ class DuelAccount:
     def __init__(self, experiment: Experiment, record: ModelRecord, state: dict[str, Any] | None = None) -> None:
         self.name = experiment.name
         self._configure(experiment)
+        self._succeeded = record.succeeded
         state = state or {}
         others = [arm for arm in experiment.shares if arm != experiment.baseline]
         self.rankers: list[str] = state.get("rankers") or [experiment.baseline, *others]
@@ -104,9 +105,9 @@ class DuelAccount:
             draft[_TEAMS] += teams
 
     def outcome(self, outcome: Outcome) -> None:
-        """A label above zero is a click, or what is wanted of one."""
+        """Credit goes to what somebody said was a success; a label that stands in for silence is none."""
         ranking, mark, item = outcome.id.partition("#")
-        if not outcome.final or not mark or number_of(outcome.label) <= 0.0:
+        if not outcome.final or not mark or outcome.kind == "default" or not self._succeeded(number_of(outcome.label)):
             return
         draft = self._drafts.get(ranking)
         if draft is not None:

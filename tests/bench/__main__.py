@@ -5,10 +5,10 @@ import platform as machine
 
 import psutil
 
-from tests.bench import interleaving, quality, routing, serving, statistics
+from tests.bench import interleaving, quality, routing, serving, statistics, travellers
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "memory")
-PARTS = (*ON_PLATFORM, "planning", "statistics", "interleaving", "quality")
+PARTS = (*ON_PLATFORM, "planning", "statistics", "interleaving", "travellers", "quality")
 
 
 def main() -> None:
@@ -28,6 +28,8 @@ def main() -> None:
         statistics.statistics_figures()
     if "interleaving" in wanted:
         interleaving.interleaving()
+    if "travellers" in wanted:
+        travellers.flight_rankers()
     if "quality" in wanted:
         quality.year(given.until)
 

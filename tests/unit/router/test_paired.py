@@ -42,6 +42,7 @@ def test_the_report_says_how_shadow_and_answers_differ() -> None:
     [row] = report(POLICY, find(POLICY, "dark"), account, 1.0)["shadows"]
     assert (row["predictions"], row["agreement"]) == (100, 0.75)
     assert row["mean_gap"] == pytest.approx(0.25 * 0.2 + 0.75 * 0.05)
+    assert row["score_stability"]["alarm"]  # no answer is above 0.4, and all of the shadow's scores are
     assert row["p99_gap"] == pytest.approx(0.2)
     assert (row["run_ms"], row["answer_run_ms"]) == (pytest.approx(2.0), pytest.approx(1.0))
     assert row["slices"][0] == {"slice": "origin=EWR", "predictions": 25, "disagree": 1.0, "mean_gap": pytest.approx(0.2)}
@@ -88,6 +89,16 @@ def test_the_books_of_a_shadow_can_be_closed_and_opened() -> None:
     for one in (account, again):
         one.outcome(_outcome(2, 0))
     assert msgpack.packb(again.pack()) == msgpack.packb(account.pack())
+
+
+def test_a_shadow_that_scores_likewise_has_not_moved() -> None:
+    account = _account()
+    draw = np.random.default_rng(0)
+    for number, (answer, mine) in enumerate(draw.uniform(size=(500, 2)).tolist()):
+        account.shadows(_shadow(number, answer, mine))
+    [row] = report(POLICY, find(POLICY, "dark"), account, 1.0)["shadows"]
+    assert not row["score_stability"]["alarm"]
+    assert 0.0 < row["score_stability"]["psi"] < row["score_stability"]["threshold"]
 
 
 def test_a_long_shadow_keeps_a_sample_of_bounded_size() -> None:
