@@ -19,7 +19,7 @@ LEASE_S = 5.0
 NICENESS = 5
 """Experiments give way to answers."""
 
-_IDLE_S = 0.1
+_IDLE_S = 0.2
 _LIST_EVERY_S = 1.0
 
 
