@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 DEMO_STAMP := .venv/.demo-installed
 DEV_STAMP := .venv/.dev-installed
+KSERVE_STAMP := .venv-kserve/.installed
 ARGS ?=
 
 .PHONY: demo test test-unit check bench soak clean
@@ -10,7 +11,7 @@ ARGS ?=
 demo: $(DEMO_STAMP)  ## replay a year of flights and watch the platform learn: make demo ARGS="--until 2013-12-31"
 	@$(BIN)/tidemill demo $(ARGS)
 
-test: $(DEV_STAMP)  ## all tests, the fast ones first
+test: $(DEV_STAMP) $(KSERVE_STAMP)  ## all tests, the fast ones first
 	$(BIN)/pytest -n 2 tests/unit tests/contracts $(ARGS)
 	$(BIN)/pytest tests/integration tests/chaos $(ARGS)
 
@@ -45,5 +46,12 @@ $(DEV_STAMP): pyproject.toml | .venv/bin/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(DEMO_STAMP)
 
+# KServe's SDK wants an older pandas than Tidemill's users have: it gets a place of its own.
+$(KSERVE_STAMP): Makefile | .venv/bin/python
+	@echo "installing KServe's SDK, a client to test with, into .venv-kserve"
+	@$(PYTHON) -m venv .venv-kserve
+	@.venv-kserve/bin/python -m pip install --quiet --disable-pip-version-check 'kserve>=0.21,<0.22'
+	@touch $@
+
 clean:  ## remove what make and the demo made
-	rm -rf .venv .demo report build *.egg-info
+	rm -rf .venv .venv-kserve .demo report build *.egg-info

@@ -18,6 +18,7 @@ from serving.errors import Overloaded
 from serving.experiments import Experiments
 from serving.http import answer, refusal
 from serving.metrics import merge
+from serving.open_inference import OpenInference
 from serving.operators import Handler, Operators, guarded
 from serving.replica import Replica
 from serving.settings import ServingSettings
@@ -31,16 +32,19 @@ class Edge:
     `max_ongoing` predictions are at work at a time; more are refused at once, so that those at work are answered.
     """
 
-    def __init__(self, app: Starlette, predict: Handler, rank: Handler, max_ongoing: int) -> None:
+    def __init__(self, app: Starlette, handlers: dict[str, Handler], max_ongoing: int) -> None:
         self.app = app
-        self._handlers = {"predict": predict, "rank": rank}
+        self._handlers = handlers
         self._max_ongoing = max_ongoing
         self._ongoing = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if express.is_prediction(scope):
-            model, _, route = scope["path"].removeprefix("/models/").rpartition("/")
-            scope["path_params"] = {"model": model}
+            path, _, route = scope["path"].partition("/models/")[2].rpartition("/")
+            scope["path_params"] = {"model": path}
+            if route == "infer" and "/versions/" in path:
+                model, _, number = path.partition("/versions/")
+                scope["path_params"] = {"model": model, "version": number}
             await (await self._answered(Request(scope, receive), self._handlers[route]))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -65,6 +69,7 @@ def build(settings: ServingSettings) -> Edge:
     """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown."""
     replica = Replica(settings)
     data, operators = DataPlane(replica), Operators(replica)
+    inference = OpenInference(replica, data)
     experiments = Experiments(operators)
 
     @contextlib.asynccontextmanager
@@ -96,7 +101,23 @@ def build(settings: ServingSettings) -> Edge:
 
     guard = partial(guarded, settings.token)
     model = "/admin/models/{model}"
+    v2, repository = "/v2/models/{model}", "/v2/repository"
     routes = [
+        *(_route(path, "GET", replica, inference.server) for path in ("/v2", "/v2/")),
+        _route("/v2/health/live", "GET", replica, inference.live),
+        _route("/v2/health/ready", "GET", replica, inference.ready),
+        *(
+            _route(f"{v2}{versioned}{path}", method, replica, handler)
+            for versioned in ("", "/versions/{version}")
+            for path, method, handler in (
+                ("", "GET", inference.model),
+                ("/ready", "GET", inference.model_ready),
+                ("/infer", "POST", inference.infer),
+            )
+        ),
+        _route(f"{repository}/index", "POST", replica, inference.index),
+        _route(f"{repository}/models/{{model}}/load", "POST", replica, guard(inference.load)),
+        _route(f"{repository}/models/{{model}}/unload", "POST", replica, guard(inference.unload)),
         _route("/models/{model}/predict", "POST", replica, data.predict),
         _route("/models/{model}/rank", "POST", replica, data.rank),
         _route("/feedback", "POST", replica, data.feedback),
@@ -121,8 +142,12 @@ def build(settings: ServingSettings) -> Edge:
     ]
     handlers = {404: _not_found, 405: _wrong_method}
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    predict, rank = _answered(replica, data.predict), _answered(replica, data.rank, "/models/{model}/rank")
-    edge = Edge(starlette, predict, rank, settings.max_ongoing)
+    hot = {
+        "predict": _answered(replica, data.predict),
+        "rank": _answered(replica, data.rank, "/models/{model}/rank"),
+        "infer": _answered(replica, inference.infer, f"{v2}/infer"),
+    }
+    edge = Edge(starlette, hot, settings.max_ongoing)
     return edge
 
 

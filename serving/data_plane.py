@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
 from typing import Annotated, Any, NotRequired
@@ -14,12 +14,12 @@ from typing_extensions import TypedDict
 
 from serving.arms import Arms
 from serving.errors import BadRequest, LogUnavailable, TooLarge, Unauthorized, UnknownModel, VersionFailed
-from serving.hosted import FORCED_HEADER, EventTime, Headers, Hosted, Name, event_seconds
+from serving.hosted import FORCED_HEADER, Asked, EventTime, Headers, Hosted, Name, State, event_seconds
 from serving.http import answer, place, read_body
 from serving.ranking import Lists
 from serving.replica import Replica
 from store.names import log_stream
-from store.records import Failures, Feedback, FeedbackBatch, item_id, pack_log
+from store.records import Failures, Feedback, FeedbackBatch, Predictions, item_id, pack_log
 from store.spec import ModelRecord
 
 _FORCED = FORCED_HEADER.encode()
@@ -57,44 +57,53 @@ class DataPlane:
     async def predict(self, request: Request) -> Response:
         started = perf_counter()
         replica = self._replica
-        hosted = self._hosted(request.path_params["model"])
+        hosted = self.hosted(request.path_params["model"])
         body = await read_body(request, replica.settings.max_body_bytes)
-        if replica.log.away and replica.settings.when_redis_is_away == "durable":
-            # No work for an answer that could not be sent; the replica's own task finds out when the log is back.
-            raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
+        self.check_log()
         state = hosted.state
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
-        forced = self._forced(headers)
+        forced = self.forced(headers)
         if len(body) <= _INLINE_BYTES:
             asked = hosted.read(state, body, headers, forced)
         else:
             loop = asyncio.get_running_loop()
             asked = await loop.run_in_executor(self._threads, hosted.read, state, body, headers, forced)
+        return await self.answered(hosted, state, asked, started, _answer)
+
+    async def answered(
+        self,
+        hosted: Hosted,
+        state: State,
+        asked: Asked,
+        started: float,
+        respond: Callable[[ModelRecord, Predictions], Response],
+    ) -> Response:
+        """Run what was asked, log it, and return the response that `respond` makes of it once it is on disk."""
+        replica = self._replica
         try:
-            answered = await self._arms.answer(hosted, state, asked)
+            made = await self._arms.answer(hosted, state, asked)
         except VersionFailed as error:
             replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise
-        predictions = answered.predictions
-        landed = replica.log.submit(hosted.stream, *self._counted(hosted, answered.failures), pack_log(predictions))
+        predictions = made.predictions
+        landed = replica.log.submit(hosted.stream, *self._counted(hosted, made.failures), pack_log(predictions))
         # While the entry is on its way to the disk, the answer is made.
-        response = answer({"model": hosted.record.name, "predictions": _answers(hosted.record, predictions)})
+        response = respond(hosted.record, predictions)
         await landed
-        if answered.shadows:
-            replica.shadow_queue.offer(hosted, state, answered)
+        if made.shadows:
+            replica.shadow_queue.offer(hosted, state, made)
         hosted.predictions.inc(len(predictions.ids))
         hosted.latency.observe(perf_counter() - started)
         return response
 
     async def rank(self, request: Request) -> Response:
         replica = self._replica
-        hosted = self._hosted(request.path_params["model"])
+        hosted = self.hosted(request.path_params["model"])
         body = await read_body(request, replica.settings.max_body_bytes)
-        if replica.log.away and replica.settings.when_redis_is_away == "durable":
-            raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
+        self.check_log()
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
         try:
-            ranked = await self._lists.page(hosted, hosted.state, body, headers, self._forced(headers))
+            ranked = await self._lists.page(hosted, hosted.state, body, headers, self.forced(headers))
         except VersionFailed as error:
             replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise
@@ -131,7 +140,14 @@ class DataPlane:
             return answer(result, 202)
         return answer({"error": f"no event was accepted; event {rejected[0]['index']}: {rejected[0]['error']}"} | result, 422)
 
-    def _forced(self, headers: Headers) -> str | None:
+    def check_log(self) -> None:
+        """Raise LogUnavailable where an answer could not be sent: no work is done for it then. The replica's own task finds
+        out when the log is back."""
+        replica = self._replica
+        if replica.log.away and replica.settings.when_redis_is_away == "durable":
+            raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
+
+    def forced(self, headers: Headers) -> str | None:
         """Return the variant that a tester's request asks for.
 
         Raises:
@@ -150,7 +166,8 @@ class DataPlane:
             self._replica.metrics.failures.labels(hosted.record.name, failure.variant, failure.reason).inc(len(failure.ids))
         return [pack_log(failure) for failure in failures]
 
-    def _hosted(self, model: str) -> Hosted:
+    def hosted(self, model: str) -> Hosted:
+        """Return a model; raises UnknownModel."""
         hosted = self._replica.models.get(model)
         if hosted is None:
             raise UnknownModel(model, list(self._replica.models))
@@ -177,9 +194,9 @@ class DataPlane:
         return model, Feedback(id_, label, at, source, confidence, item)
 
 
-def _answers(record: ModelRecord, predictions: Any) -> list[dict[str, Any]]:
+def _answer(record: ModelRecord, predictions: Predictions) -> Response:
     served, arms = predictions.served, predictions.arms
-    return [
+    answers = [
         {
             "id": id_,
             "output": record.output(outputs),
@@ -188,6 +205,7 @@ def _answers(record: ModelRecord, predictions: Any) -> list[dict[str, Any]]:
         }
         for id_, outputs, arm in zip(predictions.ids, predictions.outputs, arms, strict=True)
     ]
+    return answer({"model": record.name, "predictions": answers})
 
 
 _BODY = TypeAdapter[dict[str, Any]](dict[str, Any])

@@ -30,7 +30,9 @@ def is_prediction(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     path: str = scope["path"]
-    return path.startswith("/models/") and path.endswith(("/predict", "/rank"))
+    if path.startswith("/models/"):
+        return path.endswith(("/predict", "/rank"))
+    return path.startswith("/v2/models/") and path.endswith("/infer")
 
 
 class Express:

@@ -3,7 +3,7 @@
 import math
 import os
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time
@@ -109,8 +109,23 @@ class Hosted:
             raise refusal_of(error, "instances", _EXPECTED) from None
         rows = [self.encoder.row(instance["features"]) for instance in instances]
         ids, units = self._names(instances, at)
-        plans = self._plans(state, units, instances, headers, forced)
         event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
+        return self.planned(state, at, ids, units, rows, event_times, (i["features"] for i in instances), headers, forced)
+
+    def planned(
+        self,
+        state: State,
+        at: float,
+        ids: list[str],
+        units: list[str],
+        rows: list[Row],
+        event_times: list[float] | None,
+        features: Iterable[Mapping[str, Any]],
+        headers: Headers = (),
+        forced: str | None = None,
+    ) -> Asked:
+        """Plan each row, whose features are given as a request names them; raises Invalid where `forced` cannot answer."""
+        plans = self._plans(state, units, features, headers, forced)
         groups: dict[Plan, list[int]] = {}
         shadows: dict[tuple[str, str], list[int]] = {}
         for index, plan in enumerate(plans):
@@ -120,13 +135,18 @@ class Hosted:
         return Asked(at, ids, units, rows, event_times, groups, shadows)
 
     def _plans(
-        self, state: State, units: list[str], instances: list[Any], headers: Headers, forced: str | None
+        self,
+        state: State,
+        units: list[str],
+        features: Iterable[Mapping[str, Any]],
+        headers: Headers,
+        forced: str | None,
     ) -> Iterable[Plan]:
         planner = state.planner
         if forced is not None:
             return [self.forced(state, forced)] * len(units)
         named = named_headers(headers) if planner.asks_headers else {}
-        return [planner.plan(unit, i["features"], named) for unit, i in zip(units, instances, strict=True)]
+        return [planner.plan(unit, one, named) for unit, one in zip(units, features, strict=True)]
 
     @staticmethod
     def forced(state: State, variant: str) -> Plan:

@@ -154,7 +154,7 @@ class Operators:
                 report.model_dump(exclude={"metrics"}) for report in reports if report.role == "controller"
             ]
             result["trainers"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"]
-            for name in replica.models:
+            for name in list(replica.models):
                 result["models"][name] = await self._model_status(name)
         return answer(result)
 

@@ -137,8 +137,11 @@ class Replica:
     async def _apply_all(self) -> None:
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             for name, record in (await self.store.models()).items():
-                if name not in self.models:
+                if record.loaded and name not in self.models:
                     self.models[name] = Hosted(record, self.settings.max_instances, self.metrics)
+                elif not record.loaded and name in self.models:
+                    del self.models[name]
+                    self.applied.pop(name, None)
             self._listed_at = monotonic()
         for name in self.models:
             await self._apply(name)

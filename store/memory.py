@@ -96,6 +96,10 @@ class MemoryStore:
         known = self._model(model)
         known.record = known.record.model_copy(update={"schedule": schedule})
 
+    async def set_loaded(self, model: str, loaded: bool) -> None:
+        known = self._model(model)
+        known.record = known.record.model_copy(update={"loaded": loaded})
+
     async def put_graph(self, model: str, graph: Graph) -> None:
         self._model(model).graphs[graph.digest] = graph
 

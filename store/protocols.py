@@ -147,6 +147,10 @@ class ModelRegistry(Protocol):
         """Change when micro-batches end; raises NotFound."""
         ...
 
+    async def set_loaded(self, model: str, loaded: bool) -> None:
+        """Let replicas serve a model, or no longer; raises NotFound."""
+        ...
+
     async def put_graph(self, model: str, graph: Graph) -> None: ...
 
     async def graph(self, model: str, digest: str) -> Graph:

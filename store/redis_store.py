@@ -158,11 +158,17 @@ class RedisStore:
         return {name.decode(): _record(text) for name, text in records.items()}
 
     async def set_schedule(self, model: str, schedule: Schedule) -> None:
+        await self._amend(model, {"schedule": schedule})
+
+    async def set_loaded(self, model: str, loaded: bool) -> None:
+        await self._amend(model, {"loaded": loaded})
+        await self._ask("XADD", self._key(CONTROL), "MAXLEN", "~", _CONTROL_LENGTH, "*", "p", "model")
+
+    async def _amend(self, model: str, changes: dict[str, Any]) -> None:
         known = (await self.models()).get(model)
         if known is None:
-            raise NotFound(f"no model '{model}'")
-        text = known.model_copy(update={"schedule": schedule}).model_dump_json()
-        await self._ask("HSET", self._key("models"), model, text)
+            raise NotFound(f"no model '{model[:80]}'")
+        await self._ask("HSET", self._key("models"), model, known.model_copy(update=changes).model_dump_json())
 
     async def put_graph(self, model: str, graph: Graph) -> None:
         key = self._key(model, "graph", graph.digest)

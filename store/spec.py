@@ -74,6 +74,8 @@ class ModelRecord(BaseModel):
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
     best_score: Literal["highest", "lowest"] = "highest"
+    loaded: bool = True
+    """Whether replicas serve it; its learner goes on in any case."""
     network: str = ""
     """Where the torch network comes from, empty for the default one."""
 

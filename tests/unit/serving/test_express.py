@@ -22,7 +22,7 @@ async def _serve(request: Request) -> Response:
 
 
 def _client(predict: Any, max_ongoing: int = 10) -> tuple[httpx.AsyncClient, Edge]:
-    edge = Edge(Starlette(), predict, predict, max_ongoing)
+    edge = Edge(Starlette(), dict.fromkeys(("predict", "rank", "infer"), predict), max_ongoing)
     rest = Starlette(routes=[Route("/{path:path}", _serve, methods=["GET", "POST"])])
     transport = httpx.ASGITransport(express.Express(rest))
     return httpx.AsyncClient(transport=transport, base_url="http://platform"), edge
@@ -38,6 +38,9 @@ async def test_predictions_go_to_the_application_of_this_loop_and_all_else_to_se
         express.enter(edge)
         try:
             assert (await client.post("/models/m/predict")).text == "by us: m"
+            assert (await client.post("/v2/models/m/infer")).text == "by us: m"
+            assert (await client.post("/v2/models/m/versions/3/infer")).text == "by us: m"
+            assert (await client.post("/v2/repository/models/m/infer")).text.startswith("by Serve")
             assert (await client.get("/models/m/predict")).text.startswith("by Serve")
             assert (await client.post("/feedback")).text.startswith("by Serve")
         finally:
@@ -74,7 +77,7 @@ async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
     async def predict(_: Request) -> Response:
         raise ClientDisconnect
 
-    edge = Edge(Starlette(), predict, predict, max_ongoing=1)
+    edge = Edge(Starlette(), {"predict": predict}, max_ongoing=1)
     scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
     for _ in range(3):
         await edge(scope, _never, _never)
