@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_experiments, cli_policy, detached
+from deploy import cli_experiments, cli_keys, cli_policy, detached
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -30,6 +30,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
 app.add_typer(cli_experiments.experiment_app, name="experiment")
+app.add_typer(cli_keys.key_app, name="key")
 app.add_typer(cli_experiments.app)
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}

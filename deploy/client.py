@@ -93,6 +93,19 @@ class Client:
     def status(self) -> dict[str, Any]:
         return self._call("GET", "/admin/status")
 
+    def keys(self) -> list[dict[str, Any]]:
+        return self._call("GET", "/admin/keys")["keys"]
+
+    def create_key(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Make a key; `key` of the answer is its text, shown this once."""
+        return self._call("POST", "/admin/keys", json=wanted)
+
+    def rotate_key(self, id_: str, overlap_s: float) -> dict[str, Any]:
+        return self._call("POST", f"/admin/keys/{quote(id_)}/rotate", json={"overlap_s": overlap_s})
+
+    def drop_key(self, id_: str) -> dict[str, Any]:
+        return self._call("DELETE", f"/admin/keys/{quote(id_)}")
+
     def ready(self) -> dict[str, Any]:
         """What /readyz says, ready or not."""
         try:

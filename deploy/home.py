@@ -1,5 +1,6 @@
 """A platform's home directory: who runs it now, and the operators' token."""
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -7,6 +8,10 @@ from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel, ConfigDict
+
+from store.keys import Key
+
+_NEW_KEYS = "new-keys"
 
 
 class AlreadyRunning(RuntimeError):
@@ -92,6 +97,21 @@ class Home:
         except FileExistsError:
             pass
         return path.read_text().strip()
+
+    def keep_key(self, key: Key) -> None:
+        """Keep a key, which has no text of its own, until the platform starts and takes it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(os.open(self.path / _NEW_KEYS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+            file.write(key.model_dump_json() + "\n")
+
+    def kept_keys(self) -> list[Key]:
+        """The keys that were made before the platform started; `drop_kept_keys` when it has them."""
+        with contextlib.suppress(FileNotFoundError):
+            return [Key.model_validate_json(line) for line in (self.path / _NEW_KEYS).read_text().splitlines()]
+        return []
+
+    def drop_kept_keys(self) -> None:
+        (self.path / _NEW_KEYS).unlink(missing_ok=True)
 
     def _locked(self) -> bool:
         try:

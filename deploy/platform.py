@@ -48,7 +48,7 @@ class Platform:
         try:
             self._start_redis()
             self._stage("registering models")
-            asyncio.run(_register(self.redis_url, self._settings.prefix, specs))
+            asyncio.run(_register(self.redis_url, specs, self._settings, self._home))
             self._start_ray()
             self._wait_ready()
             return self._stage("ready", ready=True)
@@ -105,6 +105,8 @@ class Platform:
             redis_url=self.redis_url,
             prefix=settings.prefix,
             token=self._home.token(),
+            require_key=settings.is_public,
+            replicas=settings.replicas,
             when_redis_is_away=settings.when_redis_is_away,
         )
         from ray import serve  # noqa: PLC0415
@@ -144,11 +146,20 @@ def _unwatched(_: str) -> None:
     """Nobody watches the start."""
 
 
-async def _register(url: str, prefix: str, specs: Sequence[ModelSpec]) -> None:
-    """Put the models on record before anything expensive starts: a changed declaration is refused here."""
-    store = RedisStore(url, prefix)
+async def _register(url: str, specs: Sequence[ModelSpec], settings: Settings, home: Home) -> None:
+    """Put models and keys on record before anything expensive starts: a changed declaration is refused here, and so is a
+    platform that others can reach and nobody has a key for."""
+    store = RedisStore(url, settings.prefix)
     try:
         for spec in specs:
             await store.register(spec.record)
+        for key in home.kept_keys():
+            await store.put_key(key)
+        home.drop_kept_keys()
+        if settings.is_public and not await store.keys():
+            raise StartFailed(
+                f"--host {settings.host}: others can reach the platform there, so predictions need a key, and there is "
+                f"none; make one first: tidemill key create my-app --home {settings.home}"
+            )
     finally:
         await store.close()

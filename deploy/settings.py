@@ -1,5 +1,6 @@
 """How a platform is run on this machine: from the environment (TIDEMILL_…), overridden by the command line."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
@@ -24,3 +25,11 @@ class Settings(BaseSettings):
     """None: where it is to be had."""
     seed: int | None = None
     """Replaces the specs' own seed of the initial weights."""
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than this machine may reach the platform."""
+        try:
+            return not ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"

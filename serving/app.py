@@ -13,13 +13,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import express
-from serving.data_plane import DataPlane
+from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
+from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import Overloaded
 from serving.experiments import Experiments
 from serving.http import answer, refusal
+from serving.keys import Keys
 from serving.metrics import merge
 from serving.open_inference import OpenInference
-from serving.operators import Handler, Operators, guarded
+from serving.operators import CALLER, Handler, Operators, guarded
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from store.errors import Unavailable
@@ -99,56 +101,95 @@ def build(settings: ServingSettings) -> Edge:
             expositions |= {report.name: report.metrics for report in await replica.store.reports()} | expositions
         return Response(merge(expositions.items()), media_type="text/plain; version=0.0.4")
 
-    guard = partial(guarded, settings.token)
+    guard = partial(guarded, replica.access)
+    view = partial(guarded, replica.access, roles=VIEW)
+    keys = Keys(replica)
+    keeper = partial(guarded, replica.access, roles=ADMIN)
+    open_to = partial(_known, replica)
     model = "/admin/models/{model}"
     v2, repository = "/v2/models/{model}", "/v2/repository"
     routes = [
-        *(_route(path, "GET", replica, inference.server) for path in ("/v2", "/v2/")),
+        *(_route(path, "GET", replica, open_to(inference.server)) for path in ("/v2", "/v2/")),
         _route("/v2/health/live", "GET", replica, inference.live),
         _route("/v2/health/ready", "GET", replica, inference.ready),
         *(
             _route(f"{v2}{versioned}{path}", method, replica, handler)
             for versioned in ("", "/versions/{version}")
             for path, method, handler in (
-                ("", "GET", inference.model),
-                ("/ready", "GET", inference.model_ready),
+                ("", "GET", open_to(inference.model)),
+                ("/ready", "GET", open_to(inference.model_ready)),
                 ("/infer", "POST", inference.infer),
             )
         ),
-        _route(f"{repository}/index", "POST", replica, inference.index),
+        _route(f"{repository}/index", "POST", replica, open_to(inference.index)),
         _route(f"{repository}/models/{{model}}/load", "POST", replica, guard(inference.load)),
         _route(f"{repository}/models/{{model}}/unload", "POST", replica, guard(inference.unload)),
         _route("/models/{model}/predict", "POST", replica, data.predict),
         _route("/models/{model}/rank", "POST", replica, data.rank),
-        _route("/feedback", "POST", replica, data.feedback),
+        _route("/feedback", "POST", replica, open_to(data.feedback)),
         _route("/healthz", "GET", replica, healthz),
         _route("/readyz", "GET", replica, readyz),
-        _route("/metrics", "GET", replica, metrics),
-        _route(f"{model}/policy", "GET", replica, guard(operators.show_policy)),
+        _route("/metrics", "GET", replica, view(metrics) if settings.require_key else metrics),
+        _route(f"{model}/policy", "GET", replica, view(operators.show_policy)),
         _route(f"{model}/policy", "PUT", replica, guard(operators.set_policy)),
-        _route(f"{model}/experiments", "GET", replica, guard(experiments.show_all)),
+        _route(f"{model}/experiments", "GET", replica, view(experiments.show_all)),
         _route(f"{model}/experiments", "POST", replica, guard(experiments.create)),
-        _route(f"{model}/experiments/forecast", "POST", replica, guard(experiments.forecast)),
-        _route(f"{model}/experiments/{{name}}", "GET", replica, guard(experiments.show)),
+        _route(f"{model}/experiments/forecast", "POST", replica, view(experiments.forecast)),
+        _route(f"{model}/experiments/{{name}}", "GET", replica, view(experiments.show)),
         _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
-        _route(f"{model}/off-policy/{{variant}}", "GET", replica, guard(experiments.off_policy)),
-        _route(f"{model}/versions", "GET", replica, guard(operators.versions)),
+        _route(f"{model}/off-policy/{{variant}}", "GET", replica, view(experiments.off_policy)),
+        _route(f"{model}/versions", "GET", replica, view(operators.versions)),
         _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
-        _route(f"{model}/schedule", "GET", replica, guard(operators.show_schedule)),
+        _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
-        _route("/admin/audit", "GET", replica, guard(experiments.audit)),
-        _route("/admin/status", "GET", replica, guard(operators.status)),
+        _route("/admin/audit", "GET", replica, view(experiments.audit)),
+        _route("/admin/status", "GET", replica, view(operators.status)),
+        _route("/admin/keys", "GET", replica, keeper(keys.show)),
+        _route("/admin/keys", "POST", replica, keeper(keys.create)),
+        _route("/admin/keys/{key}", "DELETE", replica, keeper(keys.drop)),
+        _route("/admin/keys/{key}/rotate", "POST", replica, keeper(keys.rotate)),
     ]
     handlers = {404: _not_found, 405: _wrong_method}
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     hot = {
-        "predict": _answered(replica, data.predict),
-        "rank": _answered(replica, data.rank, "/models/{model}/rank"),
-        "infer": _answered(replica, inference.infer, f"{v2}/infer"),
+        "predict": _answered(replica, _admitted(replica, data.predict)),
+        "rank": _answered(replica, _admitted(replica, data.rank), "/models/{model}/rank"),
+        "infer": _answered(replica, _admitted(replica, inference.infer), f"{v2}/infer"),
     }
     edge = Edge(starlette, hot, settings.max_ongoing)
     return edge
+
+
+def _known(replica: Replica, handler: Handler) -> Handler:
+    """Return the handler for all who may ask for predictions."""
+
+    async def known(request: Request) -> Response:
+        caller = replica.access.expect(request.scope["headers"], PREDICT)
+        request.scope[CALLER] = caller
+        if (model := request.path_params.get("model")) is not None:
+            caller.check_model(model)
+        return await handler(request)
+
+    return known
+
+
+def _admitted(replica: Replica, handler: Handler) -> Handler:
+    """Return a handler of predictions for those who may ask for them, within their limits."""
+    access, settings = replica.access, replica.settings
+
+    async def admitted(request: Request) -> Response:
+        headers: list[tuple[bytes, bytes]] = request.scope["headers"]
+        model: str = request.path_params["model"]
+        caller = access.expect(headers, PREDICT)
+        caller.check_model(model)
+        hosted = replica.models.get(model)
+        limits = hosted.record.limits if hosted is not None else UNLIMITED
+        request.scope[ALLOWANCE] = allowance(settings.max_body_bytes, settings.max_instances, limits, caller, headers)
+        with access.admitted(caller, model, limits):
+            return await handler(request)
+
+    return admitted
 
 
 def _route(path: str, method: str, replica: Replica, handler: Handler) -> Route:

@@ -1,7 +1,6 @@
 """What applications call: predictions and feedback."""
 
 import asyncio
-import hmac
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
@@ -12,15 +11,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serving.access import OPERATE, Allowance, Caller
 from serving.arms import Arms
-from serving.errors import BadRequest, LogUnavailable, TooLarge, Unauthorized, UnknownModel, VersionFailed
+from serving.errors import BadRequest, Forbidden, LogUnavailable, TooLarge, UnknownModel, VersionFailed
 from serving.hosted import FORCED_HEADER, Asked, EventTime, Headers, Hosted, Name, State, event_seconds
 from serving.http import answer, place, read_body
+from serving.operators import CALLER
 from serving.ranking import Lists
 from serving.replica import Replica
 from store.names import log_stream
 from store.records import Failures, Feedback, FeedbackBatch, Predictions, item_id, pack_log
 from store.spec import ModelRecord
+
+ALLOWANCE = "tidemill.allowance"
+"""Where a request's scope says what it may be."""
 
 _FORCED = FORCED_HEADER.encode()
 _INLINE_BYTES = 32 * 1024
@@ -51,14 +55,13 @@ class DataPlane:
         self._replica = replica
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
         self._arms = Arms(replica.settings.trial_timeout_s)
-        self._lists = Lists(self._arms, replica.settings.token, replica.settings.max_instances)
-        self._token = f"Bearer {replica.settings.token}".encode()
+        self._lists = Lists(self._arms, replica.settings.token)
 
     async def predict(self, request: Request) -> Response:
         started = perf_counter()
-        replica = self._replica
         hosted = self.hosted(request.path_params["model"])
-        body = await read_body(request, replica.settings.max_body_bytes)
+        allowed: Allowance = request.scope[ALLOWANCE]
+        body = await read_body(request, allowed.body_bytes)
         self.check_log()
         state = hosted.state
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
@@ -68,18 +71,21 @@ class DataPlane:
         else:
             loop = asyncio.get_running_loop()
             asked = await loop.run_in_executor(self._threads, hosted.read, state, body, headers, forced)
-        return await self.answered(hosted, state, asked, started, _answer)
+        return await self.answered(hosted, state, asked, allowed, started, _answer)
 
     async def answered(
         self,
         hosted: Hosted,
         state: State,
         asked: Asked,
+        allowed: Allowance,
         started: float,
         respond: Callable[[ModelRecord, Predictions], Response],
     ) -> Response:
         """Run what was asked, log it, and return the response that `respond` makes of it once it is on disk."""
         replica = self._replica
+        allowed.check_instances(len(asked.ids))
+        allowed.check_time()
         try:
             made = await self._arms.answer(hosted, state, asked)
         except VersionFailed as error:
@@ -99,11 +105,13 @@ class DataPlane:
     async def rank(self, request: Request) -> Response:
         replica = self._replica
         hosted = self.hosted(request.path_params["model"])
-        body = await read_body(request, replica.settings.max_body_bytes)
+        allowed: Allowance = request.scope[ALLOWANCE]
+        body = await read_body(request, allowed.body_bytes)
         self.check_log()
+        allowed.check_time()
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
         try:
-            ranked = await self._lists.page(hosted, hosted.state, body, headers, self.forced(headers))
+            ranked = await self._lists.page(hosted, hosted.state, body, headers, self.forced(headers), allowed.instances)
         except VersionFailed as error:
             replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise
@@ -114,11 +122,12 @@ class DataPlane:
 
     async def feedback(self, request: Request) -> Response:
         body = await read_body(request, self._replica.settings.max_body_bytes)
+        caller: Caller = request.scope[CALLER]
         events = _events(body, self._replica.settings.max_instances)
         accepted: dict[str, list[Feedback]] = {}
         rejected: list[dict[str, Any]] = []
         for index, event in enumerate(events):
-            checked = self._check(event)
+            checked = self._check(event, caller)
             if isinstance(checked, str):
                 rejected.append({"index": index, "error": checked})
             else:
@@ -148,15 +157,10 @@ class DataPlane:
             raise LogUnavailable(f"the prediction log is away ({replica.log.away}); nothing was answered")
 
     def forced(self, headers: Headers) -> str | None:
-        """Return the variant that a tester's request asks for.
-
-        Raises:
-            Unauthorized: it does so without the operators' token.
-        """
+        """Return the variant that a tester's request asks for; raises Unauthorized, Forbidden where they are no operator."""
         for name, value in headers:
             if name == _FORCED:
-                if not any(n == b"authorization" and hmac.compare_digest(v, self._token) for n, v in headers):
-                    raise Unauthorized(f"{FORCED_HEADER} needs the header 'Authorization: Bearer <token>'")
+                self._replica.access.expect(headers, OPERATE)
                 return value.decode("latin-1")
         return None
 
@@ -173,7 +177,7 @@ class DataPlane:
             raise UnknownModel(model, list(self._replica.models))
         return hosted
 
-    def _check(self, event: object) -> tuple[str, Feedback] | str:
+    def _check(self, event: object, caller: Caller) -> tuple[str, Feedback] | str:
         """Return the event's model and record, or what is wrong with it."""
         try:
             valid = _EVENT.validate_python(event)
@@ -184,6 +188,10 @@ class DataPlane:
         if hosted is None:
             named = "model" in valid
             return f"no model '{model[:80]}'" if named else "this id was not made here: name its model in 'model'"
+        try:
+            caller.check_model(model)
+        except Forbidden as error:
+            return str(error)
         if wrong := hosted.record.label_error(valid["label"]):
             return f"{wrong}, not {valid['label']!r:.80}"
         at = event_seconds(valid["at"]) if "at" in valid else None

@@ -2,16 +2,18 @@
 
 ServingError
 ├── BadRequest           400  not JSON, or not this shape
-├── Unauthorized         401  an operator route without the token
+├── Unauthorized         401  no key, or a wrong one, where one is needed
+├── Forbidden            403  a key of another role, or for other models
 ├── UnknownModel         404
 ├── TooLarge             413  body or batch over the limit
 ├── Invalid              422  features, labels or settings that fail their schema
 ├── PreconditionRequired 428  a PUT that needs If-Match
+├── LimitReached         429  more than the key or the model allows
 ├── VersionFailed        500  a version raised, or gave a score that is no number
 ├── Overloaded           503  more requests at a time than a replica takes
 ├── NotReady             503  no version yet
 ├── LogUnavailable       503  the prediction cannot be logged
-└── TimedOut             504  replicas have not applied a change in time
+└── TimedOut             504  replicas have not applied a change in time, or the request's deadline has passed
 """
 
 from collections.abc import Sequence
@@ -42,7 +44,11 @@ class BadRequest(ServingError):
 
 
 class Unauthorized(ServingError):
-    """An operator route was called without the operators' token."""
+    """A key, or the operators' token, is missing or wrong."""
+
+
+class Forbidden(ServingError):
+    """The key is good, but not for this."""
 
 
 class UnknownModel(ServingError):
@@ -61,6 +67,14 @@ class Invalid(ServingError):
 
 class PreconditionRequired(ServingError):
     """A change that needs If-Match came without it."""
+
+
+class LimitReached(ServingError):
+    """A key or a model is asked more than it may be. `retry_s`: when to come again, in seconds."""
+
+    def __init__(self, text: str, retry_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(text)
+        self.retry_s = retry_s
 
 
 class VersionFailed(ServingError):
@@ -84,16 +98,18 @@ class LogUnavailable(ServingError):
 
 
 class TimedOut(ServingError):
-    """Replicas have not applied a change in time; the text names them."""
+    """Replicas have not applied a change in time, or the request's deadline has passed; the text says which."""
 
 
 STATUS: dict[type[Exception], int] = {
     BadRequest: 400,
     Unauthorized: 401,
+    Forbidden: 403,
     UnknownModel: 404,
     TooLarge: 413,
     Invalid: 422,
     PreconditionRequired: 428,
+    LimitReached: 429,
     VersionFailed: 500,
     Overloaded: 503,
     NotReady: 503,

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.errors import RETRY_AFTER_S, ServingError, TooLarge, status_of
+from serving.errors import RETRY_AFTER_S, LimitReached, ServingError, TooLarge, status_of
 from store.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,10 @@ def refusal(error: Exception) -> Response:
         log.error("a request failed", exc_info=error)
         return answer({"error": "internal error; the server's log says more"}, 500)
     status = status_of(error)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    seconds = error.retry_s if isinstance(error, LimitReached) else RETRY_AFTER_S
+    headers = {"retry-after": str(seconds)} if status in (429, 503) else None
+    if status == 401:
+        headers = {"www-authenticate": "Bearer"}
     return answer({"error": str(error)}, status, headers)
 
 

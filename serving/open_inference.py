@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import tensors
-from serving.data_plane import DataPlane
-from serving.errors import BadRequest, Invalid, TimedOut, TooLarge, UnknownModel
+from serving.access import Allowance
+from serving.data_plane import ALLOWANCE, DataPlane
+from serving.errors import BadRequest, Invalid, TimedOut, UnknownModel
 from serving.hosted import Asked, Hosted, State, new_id
 from serving.http import answer, read_body, whole_number
 from serving.operators import validate
@@ -123,23 +124,24 @@ class OpenInference:
             await asyncio.sleep(0.02)
 
     async def infer(self, request: Request) -> Response:
-        started, replica = perf_counter(), self._replica
+        started = perf_counter()
         hosted, variant = self._asked_for(request)
-        body = await read_body(request, replica.settings.max_body_bytes)
+        allowed: Allowance = request.scope[ALLOWANCE]
+        body = await read_body(request, allowed.body_bytes)
         self._data.check_log()
         state, headers = hosted.state, request.headers
         forced = variant or self._data.forced(request.scope["headers"])
         if len(body) <= _INLINE_BYTES and "content-encoding" not in headers:
-            given, asked = self._read(hosted, state, request, body, forced)
+            given, asked = self._read(hosted, state, request, body, forced, allowed)
         else:
-            given, asked = await asyncio.to_thread(self._read, hosted, state, request, body, forced)
+            given, asked = await asyncio.to_thread(self._read, hosted, state, request, body, forced, allowed)
         wanted = _wanted(hosted.record, given)
         encoding = _encoding(headers.get("accept-encoding", ""))
 
         def respond(record: ModelRecord, predictions: Predictions) -> Response:
             return _response(record, predictions, given, wanted, encoding)
 
-        return await self._data.answered(hosted, state, asked, started, respond)
+        return await self._data.answered(hosted, state, asked, allowed, started, respond)
 
     def _asked_for(self, request: Request) -> tuple[Hosted, str | None]:
         """Return the model, and the variant that runs the version that the path names; None where it names none.
@@ -159,10 +161,10 @@ class OpenInference:
         return hosted, variant
 
     def _read(
-        self, hosted: Hosted, state: State, request: Request, body: bytes, forced: str | None
+        self, hosted: Hosted, state: State, request: Request, body: bytes, forced: str | None, allowed: Allowance
     ) -> tuple[tensors.Tensors, Asked]:
-        headers, settings = request.headers, self._replica.settings
-        body = tensors.inflate(body, headers.get("content-encoding", "").strip().lower(), settings.max_body_bytes)
+        headers = request.headers
+        body = tensors.inflate(body, headers.get("content-encoding", "").strip().lower(), allowed.body_bytes)
         length = headers.get(HEADER_LENGTH)
         header_bytes = whole_number(length) if length is not None else None
         if length is not None and header_bytes is None:
@@ -174,8 +176,7 @@ class OpenInference:
             raise BadRequest(f"input {error}") from None
         if not rows:
             raise BadRequest("inputs: they have no rows")
-        if len(rows) > settings.max_instances:
-            raise TooLarge(f"{len(rows):,} rows are too many for one request; send at most {settings.max_instances:,}")
+        allowed.check_instances(len(rows))
         at = time()
         prefix = new_id(hosted.record.name, at)
         ids = [f"{prefix}{index}" for index in range(len(rows))]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hmac
 import json
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
@@ -14,16 +13,21 @@ from starlette.responses import Response
 
 from router import revise
 from router.rollout import Move, outline
+from serving.access import OPERATE, Access, Caller
 from serving.controller import audit_of, rejection
-from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, Unauthorized, UnknownModel
-from serving.http import answer, place, read_body, refusal, whole_number
+from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, UnknownModel
+from serving.http import answer, place, read_body, whole_number
 from serving.replica import Replica
 from store.errors import EpochConflict, NotFound, PolicyError
+from store.keys import Role
 from store.names import CONTROL, join_consumer, learner_consumer, log_stream
 from store.policy import MAIN, Policy, Snapshot
 from store.protocols import position_key
 from store.records import Cut, pack_log
 from store.spec import ModelRecord, Schedule
+
+CALLER = "tidemill.caller"
+"""Where a request's scope says who sends it."""
 
 _POLL_S = 0.002
 
@@ -39,13 +43,14 @@ class RetrainRequest(BaseModel):
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def guarded(token: str, handler: Handler) -> Handler:
-    """Return the handler behind the operators' token, compared in constant time."""
+def guarded(access: Access, handler: Handler, roles: frozenset[Role] = OPERATE) -> Handler:
+    """Return the handler for callers of these roles alone; a key for some models opens no route of another."""
 
     async def checked(request: Request) -> Response:
-        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, f"Bearer {token}".encode()):
-            return refusal(Unauthorized("operator routes need the header 'Authorization: Bearer <token>'"))
+        caller = access.expect(request.scope["headers"], roles)
+        # What is about no model is about all of them.
+        caller.check_model(request.path_params.get("model") or request.query_params.get("model", "*"))
+        request.scope[CALLER] = caller
         return await handler(request)
 
     return checked
@@ -100,8 +105,9 @@ class Operators:
 
     @staticmethod
     def who(request: Request) -> str:
-        """Whom a request says it comes from, for the record; the token is one for all operators."""
-        return request.headers.get("x-operator", "operator")[:100]
+        """Whom a request comes from, for the record: its key's name; whoever has the token says it themselves."""
+        caller: Caller = request.scope[CALLER]
+        return caller.name if caller.key is not None else request.headers.get("x-operator", "operator")[:100]
 
     async def versions(self, request: Request) -> Response:
         last = whole_number(request.query_params.get("last", "20"))

@@ -61,12 +61,13 @@ class Ranked:
 class Lists:
     """Makes the pages of one replica. `key` signs cursors, so that nobody credits clicks as they please."""
 
-    def __init__(self, arms: Arms, key: str, max_candidates: int) -> None:
+    def __init__(self, arms: Arms, key: str) -> None:
         self._arms = arms
         self._cursors = Cursors(key)
-        self._max_candidates = max_candidates
 
-    async def page(self, hosted: Hosted, state: State, body: bytes, headers: Headers, forced: str | None) -> Ranked:
+    async def page(
+        self, hosted: Hosted, state: State, body: bytes, headers: Headers, forced: str | None, max_candidates: int
+    ) -> Ranked:
         """Return the list's next page.
 
         Raises:
@@ -75,9 +76,9 @@ class Lists:
         """
         at = time()
         if len(body) <= _INLINE_BYTES:
-            request, items, rows = self._read(hosted, body)
+            request, items, rows = self._read(hosted, body, max_candidates)
         else:
-            request, items, rows = await asyncio.to_thread(self._read, hosted, body)
+            request, items, rows = await asyncio.to_thread(self._read, hosted, body, max_candidates)
         failures: list[Failures] = []
         if "cursor" in request:
             listing = self._cursors.resumed(request["cursor"], request.get("unit"))
@@ -85,7 +86,7 @@ class Lists:
             listing = await self._drafted(hosted, state, request, items, rows, at, headers, forced, failures)
         return self._page(hosted, request, listing, dict(zip(items, rows, strict=True)), at, failures)
 
-    def _read(self, hosted: Hosted, body: bytes) -> tuple[_Body, list[str], list[Row]]:
+    def _read(self, hosted: Hosted, body: bytes, max_candidates: int) -> tuple[_Body, list[str], list[Row]]:
         """Return a request, its items, and their rows."""
         if hosted.record.outputs != 1:
             raise BadRequest(f"model '{hosted.record.name}' is {hosted.record.objective}: it has no one score to rank by")
@@ -93,8 +94,8 @@ class Lists:
             request = _BODY.validate_json(body)
         except ValidationError as error:
             raise refusal_of(error, "candidates", _EXPECTED) from None
-        if len(request["candidates"]) > self._max_candidates:
-            raise Invalid(f"candidates: more than {self._max_candidates:,}; rank the best of them")
+        if len(request["candidates"]) > max_candidates:
+            raise Invalid(f"candidates: more than {max_candidates:,}; rank the best of them")
         items = [one["item"] for one in request["candidates"]]
         if len(set(items)) != len(items):
             raise Invalid("candidates: an item is there twice")

@@ -10,6 +10,7 @@ from time import monotonic, time
 import psutil
 
 from router import Planner
+from serving.access import Access
 from serving.commit import GroupCommit
 from serving.hosted import Hosted, Live, State
 from serving.metrics import ReplicaMetrics
@@ -34,6 +35,7 @@ class Replica:
         self.name = uuid.uuid4().hex[:12]
         self.store = RedisStore(settings.redis_url, settings.prefix, settings.redis_timeout_s)
         self.metrics = ReplicaMetrics()
+        self.access = Access(settings.token, settings.require_key, settings.replicas)
         self.models: dict[str, Hosted] = {}
         self.applied: dict[str, Applied] = {}
         self.control_away = "not connected yet"
@@ -142,6 +144,7 @@ class Replica:
                 elif not record.loaded and name in self.models:
                     del self.models[name]
                     self.applied.pop(name, None)
+            self.access.keys = {key.id: key for key in await self.store.keys()}
             self._listed_at = monotonic()
         for name in self.models:
             await self._apply(name)

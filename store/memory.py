@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, SpecError
+from store.keys import Key
 from store.names import AUDIT
 from store.policy import CHAMPION, Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version, position_key
@@ -23,7 +24,7 @@ class _Model:
 
 
 class MemoryStore:
-    """EventLog, ModelRegistry and PolicyBoard at once."""
+    """EventLog, KeyRing, ModelRegistry and PolicyBoard at once."""
 
     def __init__(self) -> None:
         self._streams: dict[str, list[Entry]] = {}
@@ -33,6 +34,7 @@ class MemoryStore:
         self._blobs: dict[str, bytes] = {}
         self._models: dict[str, _Model] = {}
         self._reports: dict[str, tuple[float, Report]] = {}
+        self._keys: dict[str, Key] = {}
         self._moved = asyncio.Event()
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
@@ -80,6 +82,18 @@ class MemoryStore:
         kept = [entry for entry in entries if position_key(entry.position) >= position_key(before)]
         self._streams[stream] = kept
         return len(entries) - len(kept)
+
+    async def keys(self) -> list[Key]:
+        return list(self._keys.values())
+
+    async def put_key(self, key: Key) -> None:
+        self._keys[key.id] = key
+        self._wake()
+
+    async def drop_key(self, id_: str) -> None:
+        if self._keys.pop(id_, None) is None:
+            raise NotFound(f"no key {id_[:80]}")
+        self._wake()
 
     async def register(self, record: ModelRecord) -> None:
         known = self._models.get(record.name)

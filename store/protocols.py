@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from store.keys import Key
 from store.policy import Policy, Report, Snapshot
 from store.spec import ModelRecord, Schedule
 
@@ -130,6 +131,20 @@ class Commit:
     weights: bytes = b""
 
 
+class KeyRing(Protocol):
+    """API keys, by their digests."""
+
+    async def keys(self) -> list[Key]: ...
+
+    async def put_key(self, key: Key) -> None:
+        """Put a key on the ring, in place of the one of its id; wakes those who wait for `changes`."""
+        ...
+
+    async def drop_key(self, id_: str) -> None:
+        """Take a key off the ring, likewise; raises NotFound."""
+        ...
+
+
 class ModelRegistry(Protocol):
     """Models, graphs, versions and their weights."""
 
@@ -214,5 +229,5 @@ class PolicyBoard(Protocol):
         ...
 
 
-class Store(EventLog, ModelRegistry, PolicyBoard, Protocol):
+class Store(EventLog, KeyRing, ModelRegistry, PolicyBoard, Protocol):
     """All of it, as one Redis gives it."""

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, Unavailable
+from store.keys import Key
 from store.memory import latest_before, merged
 from store.names import AUDIT, CONTROL
 from store.pipe import Pipe
@@ -147,11 +148,24 @@ class RedisStore:
     async def trim(self, stream: str, before: str) -> int:
         return await self._ask("XTRIM", self._key(stream), "MINID", "~", before)
 
+    async def keys(self) -> list[Key]:
+        kept = _pairs(await self._ask("HGETALL", self._key("keys")))
+        return [Key.model_validate_json(text) for text in kept.values()]
+
+    async def put_key(self, key: Key) -> None:
+        await self._ask("HSET", self._key("keys"), key.id, key.model_dump_json())
+        await self._wake("key")
+
+    async def drop_key(self, id_: str) -> None:
+        if not await self._ask("HDEL", self._key("keys"), id_):
+            raise NotFound(f"no key {id_[:80]}")
+        await self._wake("key")
+
     async def register(self, record: ModelRecord) -> None:
         known = await self._ask("HGET", self._key("models"), record.name)
         kept = merged(ModelRecord.model_validate_json(known), record) if known else record
         await self._ask("HSET", self._key("models"), record.name, kept.model_dump_json())
-        await self._ask("XADD", self._key(CONTROL), "MAXLEN", "~", _CONTROL_LENGTH, "*", "p", "model")
+        await self._wake("model")
 
     async def models(self) -> dict[str, ModelRecord]:
         records = _pairs(await self._ask("HGETALL", self._key("models")))
@@ -162,7 +176,7 @@ class RedisStore:
 
     async def set_loaded(self, model: str, loaded: bool) -> None:
         await self._amend(model, {"loaded": loaded})
-        await self._ask("XADD", self._key(CONTROL), "MAXLEN", "~", _CONTROL_LENGTH, "*", "p", "model")
+        await self._wake("model")
 
     async def _amend(self, model: str, changes: dict[str, Any]) -> None:
         known = (await self.models()).get(model)
@@ -257,6 +271,10 @@ class RedisStore:
         if gone:
             await self._ask("SREM", self._key("reports"), *gone)
         return [Report.model_validate_json(text) for text in texts if text is not None]
+
+    async def _wake(self, what: str) -> None:
+        """Wake those who wait for `changes`."""
+        await self._ask("XADD", self._key(CONTROL), "MAXLEN", "~", _CONTROL_LENGTH, "*", "p", what)
 
     async def _ask(self, *command: Any) -> Any:
         [answer] = await self._asks.send([command])

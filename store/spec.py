@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import SpecError
+from store.keys import Limits
 from store.schema import Schema, schema_of
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
@@ -74,6 +75,7 @@ class ModelRecord(BaseModel):
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
     best_score: Literal["highest", "lowest"] = "highest"
+    limits: Limits = Limits()
     loaded: bool = True
     """Whether replicas serve it; its learner goes on in any case."""
     network: str = ""
@@ -140,6 +142,7 @@ class ModelSpec:
         slices: names of features by whose values reports are broken down; those with few values, such as a country.
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
+        limits: what all applications together may ask of it.
     """
 
     name: str
@@ -154,6 +157,7 @@ class ModelSpec:
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
+    limits: Limits = Limits()
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -174,6 +178,7 @@ class ModelSpec:
             max_skew_s=self.max_skew_s,
             slices=self.slices,
             best_score=self.best_score,
+            limits=self.limits,
             network=network,
         )
         known = [one.name for one in record.features.fields]

@@ -1,4 +1,4 @@
-"""The contract of PolicyBoard, and of all three protocols together."""
+"""The contract of PolicyBoard, and of all protocols together."""
 
 import asyncio
 
@@ -8,6 +8,7 @@ from store.errors import EpochConflict, Fenced
 from store.names import AUDIT
 from store.policy import Policy, Report, Variant
 from store.protocols import START, Commit, PolicyBoard, Store, position_key
+from store.testing.keys import KeyRingContract
 from store.testing.log import EventLogContract
 from store.testing.registry import ModelRegistryContract
 from store.testing.things import PATIENCE_S, registered, step, version
@@ -77,8 +78,8 @@ class PolicyBoardContract:
 
 
 @pytest.mark.anyio
-class StoreContract(EventLogContract, ModelRegistryContract, PolicyBoardContract):
-    """All three at once, and what holds only between them."""
+class StoreContract(EventLogContract, KeyRingContract, ModelRegistryContract, PolicyBoardContract):
+    """All of them at once, and what holds only between them."""
 
     async def test_publishing_moves_the_lines_channel_and_never_the_epoch(self, store: Store) -> None:
         await registered(store)

@@ -9,12 +9,13 @@ import pytest
 import store.memory
 import store.redis_store
 from store.errors import Unavailable
+from store.keys import issue
 from store.memory import MemoryStore
 from store.policy import Policy, Report
 from store.protocols import START, Advance, Commit, Graph, Store
 from store.redis_store import RedisStore
 from store.spec import Schedule
-from store.testing import STORES, EventLogContract, ModelRegistryContract, PolicyBoardContract, StoreContract
+from store.testing import STORES, EventLogContract, KeyRingContract, ModelRegistryContract, PolicyBoardContract, StoreContract
 from store.testing.things import model_record
 
 
@@ -52,7 +53,7 @@ def test_every_class_that_can_append_and_commit_is_a_store_on_the_list() -> None
 
 
 def test_the_whole_contract_is_made_of_its_parts() -> None:
-    assert {EventLogContract, ModelRegistryContract, PolicyBoardContract} <= set(StoreContract.__mro__)
+    assert {EventLogContract, KeyRingContract, ModelRegistryContract, PolicyBoardContract} <= set(StoreContract.__mro__)
 
 
 @pytest.mark.anyio
@@ -66,6 +67,7 @@ async def test_a_redis_that_is_away_is_unavailable_to_every_call(prefix: str) ->
         store.graph("m", "d"), store.commit("m", Commit(advance)), store.versions("m"), store.version("m", 1),
         store.weights("m", 1), store.forget_weights("m", [1]), store.snapshot("m"), store.set_policy("m", Policy(), 0),
         store.changes(START, 0.01), store.report(Report(name="r", pid=1, ready=True), 1.0), store.reports(),
+        store.keys(), store.put_key(issue("k")[0]), store.drop_key("k"), store.set_loaded("m", False),
     ]  # fmt: skip
     for call in calls:
         with pytest.raises(Unavailable):

@@ -1,0 +1,201 @@
+"""Who may ask: keys, roles, and how much of what a key or a model may be asked."""
+
+import hmac
+import math
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic, time
+
+from serving.errors import Forbidden, Invalid, LimitReached, NotReady, TimedOut, TooLarge, Unauthorized
+from store.keys import Key, Limits, Role, parts_of
+
+PREDICT: frozenset[Role] = frozenset({"predict", "operator", "admin"})
+VIEW: frozenset[Role] = frozenset({"viewer", "operator", "admin"})
+OPERATE: frozenset[Role] = frozenset({"operator", "admin"})
+ADMIN: frozenset[Role] = frozenset({"admin"})
+
+TIMEOUT_HEADER, DEADLINE_HEADER = "x-request-timeout-ms", "x-request-deadline"
+"""How long a client waits, in milliseconds from here, or until when, in seconds since 1970."""
+
+_TIMEOUT, _DEADLINE = TIMEOUT_HEADER.encode(), DEADLINE_HEADER.encode()
+_AUTHORIZATION, _API_KEY, _BEARER = b"authorization", b"x-api-key", b"Bearer "
+_HOW = "send the header 'Authorization: Bearer <key>'"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is: a key's, the first operator's by the token (an admin), or nobody's in particular."""
+
+    name: str
+    role: Role
+    key: Key | None = None
+
+    def check_model(self, model: str) -> None:
+        """Raise Forbidden where the caller's key is not for this model; '*' stands for all."""
+        if self.key is not None and self.key.models and model not in self.key.models:
+            whole = "all models" if model == "*" else f"model '{model[:80]}'"
+            raise Forbidden(f"key '{self.name}' is not for {whole}; it is for {', '.join(self.key.models)}")
+
+
+ANYBODY = Caller("", "predict")
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one request may be: so many bytes, so many instances, and no work after `deadline` by the monotonic clock."""
+
+    body_bytes: int
+    instances: int
+    deadline: float = math.inf
+
+    def check_instances(self, count: int) -> None:
+        """Raise TooLarge where a request has more."""
+        if count > self.instances:
+            raise TooLarge(f"{count:,} are too many for one request; send at most {self.instances:,}")
+
+    def check_time(self) -> None:
+        """Raise TimedOut where nobody waits any more: the work is not begun."""
+        if monotonic() > self.deadline:
+            raise TimedOut(f"the deadline that {TIMEOUT_HEADER} or {DEADLINE_HEADER} set has passed; nothing was answered")
+
+
+def allowance(
+    body_bytes: int, instances: int, limits: Limits, caller: Caller, headers: Iterable[tuple[bytes, bytes]]
+) -> Allowance:
+    """Return what a request may be by the platform's own bounds, its model's and its key's limits, and its headers.
+
+    Raises:
+        Invalid: a header with the time is no number.
+    """
+    for one in (limits, caller.key.limits if caller.key is not None else limits):
+        body_bytes = min(body_bytes, one.body_bytes or body_bytes)
+        instances = min(instances, one.instances or instances)
+    deadline = math.inf
+    for name, value in headers:
+        if name == _TIMEOUT:
+            deadline = min(deadline, monotonic() + _number(TIMEOUT_HEADER, value) / 1000)
+        elif name == _DEADLINE:
+            deadline = min(deadline, monotonic() + _number(DEADLINE_HEADER, value) - time())
+    return Allowance(body_bytes, instances, deadline)
+
+
+def _number(name: str, value: bytes) -> float:
+    try:
+        number = float(value) if len(value) <= 32 else math.nan
+    except ValueError:
+        number = math.nan
+    if not 0.0 <= number < math.inf:
+        raise Invalid(f"{name}: a number, not '{value[:32].decode('latin-1')}'")
+    return number
+
+
+class Access:
+    """One replica's doorkeeper.
+
+    Args:
+        token: the first operator's, an admin by it.
+        required: whether predictions need a key; on loopback they do not.
+        replicas: how many share the limits.
+
+    `keys` is replaced whole when keys change; None until they have been read.
+    """
+
+    def __init__(self, token: str, required: bool, replicas: int) -> None:
+        self._token = token.encode()
+        self.required = required
+        self.keys: Mapping[str, Key] | None = None
+        self._replicas = replicas
+        self._meters: dict[str, _Meter] = {}
+
+    def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
+        """Return who sends these headers.
+
+        Raises:
+            Unauthorized: they name a key that is none, or none where one is needed.
+        """
+        for name, value in headers:
+            if name == _AUTHORIZATION and value.startswith(_BEARER):
+                given = value[len(_BEARER) :]
+                if self._token and hmac.compare_digest(given, self._token):
+                    return Caller("operator", "admin")
+                if caller := self._owner(given):
+                    return caller
+            elif name == _API_KEY and (caller := self._owner(value)):
+                return caller
+        if self.required:
+            raise Unauthorized(f"this needs a key: {_HOW}")
+        return ANYBODY
+
+    def _owner(self, given: bytes) -> Caller | None:
+        """Return the owner of a key, None of what does not look like one; raises Unauthorized for one that is not good."""
+        parts = parts_of(given.decode("latin-1"))
+        if parts is None:
+            if self.required:
+                raise Unauthorized(f"that is no key; {_HOW}")
+            return None
+        if self.keys is None:
+            raise NotReady("the keys have not been read yet")
+        key = self.keys.get(parts[0])
+        if key is None or not key.opens(parts[1], time()):
+            raise Unauthorized("this key is not known here, or has ended")
+        return Caller(key.name, key.role, key)
+
+    def expect(self, headers: Iterable[tuple[bytes, bytes]], roles: frozenset[Role]) -> Caller:
+        """Return the caller; raises Unauthorized, and Forbidden where their role is not one of these."""
+        caller = self.caller(headers)
+        if caller is ANYBODY and roles is not PREDICT:
+            raise Unauthorized(f"operator routes need the operators' token or a key: {_HOW}")
+        if caller.role not in roles:
+            raise Forbidden(f"key '{caller.name}' has the role {caller.role}; this needs {' or '.join(sorted(roles))}")
+        return caller
+
+    @contextmanager
+    def admitted(self, caller: Caller, model: str, limits: Limits) -> Generator[None]:
+        """Hold a place for a request of this caller to this model, whose limits these are.
+
+        Raises:
+            LimitReached: the key's or the model's rate or concurrency is used up.
+        """
+        held: list[_Meter] = []
+        try:
+            if caller.key is not None and caller.key.limits != UNLIMITED:
+                held.append(self._enter(f"key '{caller.name}'", caller.key.id, caller.key.limits))
+            if limits != UNLIMITED:
+                held.append(self._enter(f"model '{model}'", f"model {model}", limits))
+            yield
+        finally:
+            for meter in held:
+                meter.ongoing -= 1
+
+    def _enter(self, whose: str, name: str, limits: Limits) -> "_Meter":
+        meter = self._meters.get(name)
+        if meter is None:
+            meter = self._meters[name] = _Meter()
+        meter.enter(whose, limits, self._replicas)
+        return meter
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(slots=True)
+class _Meter:
+    """A bucket of requests that fills by the second, and how many are at work."""
+
+    left: float = math.inf
+    at: float = field(default_factory=monotonic)
+    ongoing: int = 0
+
+    def enter(self, whose: str, limits: Limits, replicas: int) -> None:
+        if limits.concurrency is not None and self.ongoing >= max(1, limits.concurrency // replicas):
+            raise LimitReached(f"{whose} has {self.ongoing} requests at work here, as many as it may; send fewer at a time")
+        if limits.requests_s is not None:
+            now, rate = monotonic(), limits.requests_s / replicas
+            self.left = min(max(1.0, rate), self.left + (now - self.at) * rate)
+            self.at = now
+            if self.left < 1.0:
+                seconds = math.ceil((1.0 - self.left) / rate)
+                raise LimitReached(f"{whose} may send {limits.requests_s:g} requests a second; wait {seconds} s", seconds)
+            self.left -= 1.0
+        self.ongoing += 1
