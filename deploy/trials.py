@@ -12,7 +12,7 @@ from safetensors.numpy import load as load_weights
 
 from deploy.client import Client
 from deploy.home import Running
-from deploy.importing import publish
+from store.publishing import publish
 from examples.flights import ranking
 from examples.flights.replay import MODEL, Replay, predict_request
 from examples.flights.stream import Flight, Hour, hours

@@ -76,6 +76,8 @@ class ModelRecord(BaseModel):
     best_score: Literal["highest", "lowest"] = "highest"
     network: str = ""
     """Where the torch network comes from, empty for the default one."""
+    trainable: bool = True
+    """Whether a trainer learns it; one that was imported has only the versions that are given to it."""
 
     @property
     def outputs(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deploy.client import ApiError
-from deploy.importing import publish
+from store.publishing import publish
 from deploy.testing import TestPlatform, platform_in, until
 from store.artefact import pack_weights
 from store.protocols import Graph, Version

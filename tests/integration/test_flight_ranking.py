@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.importing import publish
+from store.publishing import publish
 from examples.flights import Features
 from examples.flights.ranking import EXPERIMENT, RIVAL, Call, compare, sooner_first, travellers
 from examples.flights.stream import load

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.importing import publish
+from store.publishing import publish
 from serving.testing import GOOD, TOKEN, predict, refused
 from store.errors import EpochConflict
 from store.protocols import Graph

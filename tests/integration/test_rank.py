@@ -8,7 +8,7 @@ import httpx
 import pytest
 from safetensors.numpy import load
 
-from deploy.importing import publish
+from store.publishing import publish
 from router.accounts import DuelAccount
 from router.rollout import find
 from serving.hosted import Hosted
