@@ -36,7 +36,9 @@ def checked(content: bytes) -> ModelProto:
         Refused: it holds none, or something that no version may have.
     """
     if content[:1] == b"\x80":
-        raise Refused("this is a pickle, and a pickle runs code when it is opened: convert the model to ONNX yourself and send that")
+        raise Refused(
+            "this is a pickle, and a pickle runs code when it is opened: convert the model to ONNX yourself and send that"
+        )
     try:
         model = onnx.load_from_string(content)
     except DecodeError:
@@ -66,7 +68,9 @@ def _first_line(error: Exception) -> str:
 def _check_functions(functions: Sequence[FunctionProto]) -> None:
     for function in functions:
         if function.domain in DOMAINS or function.domain.startswith("com.microsoft"):
-            raise Refused(f"the local function '{function.name[:80]}' stands in for an operator of domain '{function.domain[:80]}'")
+            raise Refused(
+                f"the local function '{function.name[:80]}' stands in for an operator of domain '{function.domain[:80]}'"
+            )
 
 
 def _check_body(body: GraphProto | FunctionProto, local: set[tuple[str, str]]) -> None:
@@ -119,9 +123,7 @@ def _check_sparse(sparse: SparseTensorProto, where: str) -> None:
 def _check_tensor(tensor: TensorProto, where: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        raise Refused(
-            f"{where} is said to lie in another file, '{location[:80]}': one file is sent, so save the model with its weights inside"
-        )
+        raise Refused(f"{where} is said to lie in another file, '{location[:80]}': save the model with its weights inside")
     elements = _elements(tensor.dims, where)
     if elements > MOST_ELEMENTS:
         raise Refused(f"{where} has {elements:,} elements: {MOST_ELEMENTS:,} are the most")

@@ -59,7 +59,7 @@ def main() -> None:
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     with answers:
-        answers.write(msgpack.packb(said))
+        answers.write(msgpack.packb(said) or b"")
 
 
 if __name__ == "__main__":

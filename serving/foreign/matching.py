@@ -64,7 +64,9 @@ def _by_name(one: Input, known: dict[str, FeatureField], places: dict[str, tuple
     if field is None:
         raise Refused(f"{where} has no feature of its name: there are {', '.join(known)[:300]}")
     if field.kind in _NOT_YET:
-        raise Refused(f"{where} would take feature '{field.name}', which is {_NOT_YET[field.kind]}: an import takes numbers only")
+        raise Refused(
+            f"{where} would take feature '{field.name}', which is {_NOT_YET[field.kind]}: an import takes numbers only"
+        )
     if one.text:
         raise Refused(f"{where} takes text, and feature '{field.name}' is a {field.kind}: an import takes numbers only")
     if one.width != field.numbers:
@@ -76,7 +78,9 @@ def _by_name(one: Input, known: dict[str, FeatureField], places: dict[str, tuple
 def _check_type(one: Input, field: FeatureField) -> None:
     if field.optional and (one.whole or one.boolean):
         takes = "whole numbers" if one.whole else "booleans"
-        raise Refused(f"input '{one.name[:80]}' takes {takes}, and feature '{field.name}' may be missing, which none of them says")
+        raise Refused(
+            f"input '{one.name[:80]}' takes {takes}, and feature '{field.name}' may be missing, which none of them says"
+        )
 
 
 def derived(inputs: Sequence[Input]) -> Schema:
@@ -88,9 +92,13 @@ def derived(inputs: Sequence[Input]) -> Schema:
     fields: list[FeatureField] = []
     for one in inputs:
         if not one.name.isprintable() or not 1 <= len(one.name) <= 100:
-            raise Refused(f"input {one.name[:80]!r}: a feature is named after it, so its name is to be 1 to 100 printable characters")
+            raise Refused(
+                f"input {one.name[:80]!r}: a feature is named after it, so its name is to be 1 to 100 printable characters"
+            )
         if one.text:
-            raise Refused(f"input '{one.name}' takes text: a model's features can be made from inputs of numbers and booleans only")
+            raise Refused(
+                f"input '{one.name}' takes text: a model's features can be made from inputs of numbers and booleans only"
+            )
         fields.append(_feature(one))
     schema = Schema(fields=tuple(fields))
     if schema.numbers > MOST_COLUMNS:

@@ -58,7 +58,9 @@ def meaning_of(answers: Answers, wanted: Wanted, record: ModelRecord | None) -> 
     objective, classes = wanted.objective, wanted.classes
     if record is not None:
         if objective not in (None, record.objective) or classes not in ((), record.classes):
-            raise Refused(f"model '{record.name}' is on record with objective {record.objective}: leave --objective and --classes out")
+            raise Refused(
+                f"model '{record.name}' is on record with objective {record.objective}: leave --objective and --classes out"
+            )
         objective, classes = record.objective, record.classes
     elif objective is None:
         objective, why = _guessed(answers)

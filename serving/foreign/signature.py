@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -45,8 +46,13 @@ class Input:
     @property
     def bounds(self) -> tuple[float, float]:
         """The least and greatest whole number that survives float32, which features travel as, and this type."""
-        about = np.iinfo(self.dtype)
+        about = whole_range(self.element)
         return max(float(about.min), -(2.0**24)), min(float(about.max), 2.0**24)
+
+
+def whole_range(element: int) -> "np.iinfo[Any]":
+    """Return the limits of an ONNX element type of whole numbers."""
+    return np.iinfo(cast(Any, helper.tensor_dtype_to_np_dtype(element)))
 
 
 def inputs_of(model: ModelProto) -> tuple[Input, ...]:

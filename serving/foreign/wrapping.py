@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, compose, helper, inliner, numpy_helper
@@ -9,6 +10,7 @@ from onnx.external_data_helper import set_external_data
 
 from serving.foreign.checks import DOMAINS
 from serving.foreign.matching import Feed
+from serving.foreign.signature import whole_range
 from store.artefact import CATEGORIES, NUMBERS, SCORES, pack_weights
 from store.schema import Schema
 
@@ -18,6 +20,8 @@ _OWN_OPSET = 13
 _LEAST_IR = 8
 _LEAST_BYTES = 1024
 """Smaller tensors stay in the graph: shapes and axes are among them, which ONNX Runtime wants to see there."""
+_Step = tuple[str, list[str], dict[str, Any]]
+"""An operator, its inputs beside the value that it is done to, and its attributes."""
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
@@ -29,7 +33,9 @@ def inlined(model: ModelProto) -> ModelProto:
     asked = [value for value in model.graph.input if value.name not in built_in]
     del model.graph.input[:]
     model.graph.input.extend(asked)
-    opsets = {("" if one.domain == "ai.onnx" else one.domain): one.version for one in model.opset_import if one.domain in DOMAINS}
+    opsets = {
+        ("" if one.domain == "ai.onnx" else one.domain): one.version for one in model.opset_import if one.domain in DOMAINS
+    }
     opsets.setdefault("", _OWN_OPSET)
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
@@ -49,7 +55,9 @@ def ends_in_sigmoid(graph: GraphProto, output: str) -> bool:
     return False
 
 
-def wrapped(model: ModelProto, schema: Schema, feeds: Sequence[Feed], output: str, columns: Sequence[int], of: int) -> tuple[bytes, bytes]:
+def wrapped(
+    model: ModelProto, schema: Schema, feeds: Sequence[Feed], output: str, columns: Sequence[int], of: int
+) -> tuple[bytes, bytes]:
     """Return the graph and the weights of a version; the model given becomes a part of it.
 
     Args:
@@ -77,10 +85,10 @@ def _feeding(feed: Feed, name: str, constants: dict[str, np.ndarray]) -> list[No
     """Return the nodes from the encoded numbers to one input."""
     one = feed.input
     constants[f"{name}.columns"] = np.array(feed.columns, dtype=np.int64)
-    steps: list[tuple[str, list[str], dict[str, int]]] = [("Gather", [f"{name}.columns"], {"axis": 1})]
+    steps: list[_Step] = [("Gather", [f"{name}.columns"], {"axis": 1})]
     if one.whole:
         # What a whole number cannot hold would be cast to anything.
-        constants[f"{name}.least"], constants[f"{name}.most"] = _limits(one.dtype)
+        constants[f"{name}.least"], constants[f"{name}.most"] = _limits(one.element)
         steps += [("Max", [f"{name}.least"], {}), ("Min", [f"{name}.most"], {})]
     if one.element != TensorProto.FLOAT:
         steps.append(("Cast", [], {"to": one.element}))
@@ -93,7 +101,7 @@ def _answering(output: str, columns: Sequence[int], of: int, constants: dict[str
     """Return the nodes from the model's output to the scores."""
     constants["answer.shape"] = np.array([-1, of], dtype=np.int64)
     constants["answer.columns"] = np.array(columns, dtype=np.int64)
-    steps: list[tuple[str, list[str], dict[str, int]]] = [
+    steps: list[_Step] = [
         ("Reshape", ["answer.shape"], {}),
         ("Gather", ["answer.columns"], {"axis": 1}),
         ("Cast", [], {"to": TensorProto.FLOAT}),
@@ -101,7 +109,7 @@ def _answering(output: str, columns: Sequence[int], of: int, constants: dict[str
     return _chain(output, steps, "answer", SCORES)
 
 
-def _chain(value: str, steps: Sequence[tuple[str, list[str], dict[str, int]]], name: str, last: str) -> list[NodeProto]:
+def _chain(value: str, steps: Sequence[_Step], name: str, last: str) -> list[NodeProto]:
     nodes: list[NodeProto] = []
     for number, (operator, others, attributes) in enumerate(steps):
         made = last if number == len(steps) - 1 else f"{name}.{number}"
@@ -110,9 +118,9 @@ def _chain(value: str, steps: Sequence[tuple[str, list[str], dict[str, int]]], n
     return nodes
 
 
-def _limits(dtype: np.dtype[np.generic]) -> tuple[np.ndarray, np.ndarray]:
+def _limits(element: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the least and greatest float32 that are whole numbers of this type."""
-    about = np.iinfo(dtype)
+    about = whole_range(element)
     most = np.float32(about.max)
     if int(most) > about.max:
         most = np.nextafter(most, np.float32(0))
