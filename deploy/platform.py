@@ -92,11 +92,13 @@ class Platform:
         # Ray reads its environment at the first import, so these come after it is set.
         from serving.control_actor import start_controller  # noqa: PLC0415
         from trainer.actor import start_trainer  # noqa: PLC0415
+        from trainer.joiner import start_joiner  # noqa: PLC0415
 
         # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
         self._trainers = [start_trainer(path, self.redis_url, settings.prefix, settings.seed) for path in self._specs]
         self._controller = start_controller(self.redis_url, settings.prefix)
+        self._joiner = start_joiner(self.redis_url, settings.prefix)
         start_serve(self._cluster)
         self._stage("starting replicas")
         from serving.app import application  # noqa: PLC0415
@@ -106,6 +108,7 @@ class Platform:
             prefix=settings.prefix,
             token=self._home.token(),
             when_redis_is_away=settings.when_redis_is_away,
+            max_import_bytes=settings.max_import_bytes,
         )
         from ray import serve  # noqa: PLC0415
 

@@ -17,6 +17,7 @@ from serving.data_plane import DataPlane
 from serving.errors import Overloaded
 from serving.experiments import Experiments
 from serving.http import answer, refusal
+from serving.imports import Imports
 from serving.metrics import merge
 from serving.operators import Handler, Operators, guarded
 from serving.replica import Replica
@@ -65,7 +66,7 @@ def build(settings: ServingSettings) -> Edge:
     """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown."""
     replica = Replica(settings)
     data, operators = DataPlane(replica), Operators(replica)
-    experiments = Experiments(operators)
+    experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -112,6 +113,7 @@ def build(settings: ServingSettings) -> Edge:
         _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
         _route(f"{model}/off-policy/{{variant}}", "GET", replica, guard(experiments.off_policy)),
         _route(f"{model}/versions", "GET", replica, guard(operators.versions)),
+        _route(f"{model}/versions", "POST", replica, guard(imports.create)),
         _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
         _route(f"{model}/schedule", "GET", replica, guard(operators.show_schedule)),
@@ -132,7 +134,7 @@ def _route(path: str, method: str, replica: Replica, handler: Handler) -> Route:
 
 def _answered(replica: Replica, handler: Handler, path: str = "/models/{model}/predict") -> Handler:
     """Return a handler whose domain errors become answers, counted by route and status."""
-    counts = {status: replica.metrics.requests.labels(path, status) for status in (200, 202)}
+    counts = {status: replica.metrics.requests.labels(path, status) for status in (200, 201, 202)}
 
     async def answered(request: Request) -> Response:
         try:

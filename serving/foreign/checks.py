@@ -30,7 +30,7 @@ _FRACTIONS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, Tensor
 
 
 def checked(content: bytes) -> ModelProto:
-    """Return the model that a file holds.
+    """Return the model that a file holds; whether it is made as ONNX wants it is for `validate` to say.
 
     Raises:
         Refused: it holds none, or something that no version may have.
@@ -51,14 +51,18 @@ def checked(content: bytes) -> ModelProto:
     local = {(function.domain, function.name) for function in model.functions}
     for body in (model.graph, *model.functions):
         _check_body(body, local)
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise Refused(f"this is no valid ONNX model: {_first_line(error)}") from None
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), OLDEST_OPSET)
     if opset < OLDEST_OPSET:
         raise Refused(f"the model has opset {opset} of ai.onnx: export it with {OLDEST_OPSET} or later")
     return model
+
+
+def validate(model: ModelProto) -> None:
+    """Raises Refused where a model is not made as ONNX models are."""
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise Refused(f"this is no valid ONNX model: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import msgpack
 
 from serving.errors import Refused
-from serving.foreign.examination import Examined, Question, examine
+from serving.foreign.examination import examine
+from serving.foreign.question import Examined, Question
 from serving.foreign.sandbox import OUT_OF_MEMORY
 
 _FILES = 64

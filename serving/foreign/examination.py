@@ -1,52 +1,26 @@
 """From the bytes of an ONNX file to all that a version is made of, or to one sentence that says why not. Pure computation."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnx import ModelProto
-from pydantic import BaseModel, ConfigDict
 
 from serving.errors import Refused
-from serving.foreign.checks import checked
+from serving.foreign.checks import checked, validate
 from serving.foreign.matching import Feed, derived, matched
 from serving.foreign.meaning import Answers, Meaning, Wanted, meaning_of
 from serving.foreign.plausible import plausible_rows
+from serving.foreign.question import Examined, Question
 from serving.foreign.signature import chosen_output, class_labels, inputs_of
 from serving.foreign.wrapping import ends_in_sigmoid, inlined, wrapped
 from store.artefact import ArtefactError, graph_of, open_session
 from store.encoding import Encoded
-from store.protocols import Graph
 from store.schema import Schema
-from store.spec import ModelRecord, Objective, Schedule
+from store.spec import ModelRecord, Schedule
 
 _TOLERANCE = 1e-5
-
-
-class Question(BaseModel):
-    """What is to become of a file: a version of `record`, or where that is None the first version of a new model `name`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    record: ModelRecord | None = None
-    output: str = ""
-    objective: Objective | None = None
-    classes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Examined:
-    """What a file is good for. `scores` float32 [golden rows, outputs]; `said` tells what was guessed, a sentence each."""
-
-    record: ModelRecord
-    graph: Graph
-    weights: bytes
-    scores: np.ndarray
-    lineage: dict[str, Any]
-    said: tuple[str, ...]
 
 
 def examine(content: bytes, question: Question) -> Examined:
@@ -57,8 +31,9 @@ def examine(content: bytes, question: Question) -> Examined:
     """
     model = checked(content)
     lineage = _lineage(model, content)
-    model = inlined(model)
     inputs = inputs_of(model)
+    validate(model)
+    model = inlined(model)
     output = chosen_output(model, question.output)
     known = question.record
     schema = known.features if known else derived(inputs)

@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 
 from serving.errors import Refused
-from serving.foreign.examination import Examined, Question
+from serving.foreign.question import Examined, Question
 from store import tether
 from store.protocols import Graph
 from store.spec import ModelRecord
@@ -37,19 +37,18 @@ def examine_apart(content: bytes, question: Question, limits: Limits = DEFAULT_L
         Refused: it cannot become that version, or took more than it may.
     """
     told = msgpack.packb({"question": question.model_dump_json(), "limits": asdict(limits), "content": content})
-    with tempfile.TemporaryDirectory(prefix="tidemill-import-") as nowhere:
-        process = tether.spawn(
-            [sys.executable, "-m", "serving.foreign.child"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd=nowhere, env=_environment(), start_new_session=True,
-        )  # fmt: skip
+    command = [sys.executable, "-m", "serving.foreign.child"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with (
+        tempfile.TemporaryDirectory(prefix="tidemill-import-") as nowhere,
+        tether.spawn(command, cwd=nowhere, env=_environment(), start_new_session=True, **pipes) as process,
+    ):
         try:
             said, _ = process.communicate(told, timeout=limits.wall_s)
         except subprocess.TimeoutExpired:
             raise Refused(f"examining the model took more than {limits.wall_s:g} s: it is too slow to serve") from None
         finally:
             process.kill()
-            process.wait()
     if process.returncode:
         raise Refused(_ending(process.returncode, limits))
     return _examined(msgpack.unpackb(said))
