@@ -52,8 +52,9 @@ def checked(content: bytes) -> ModelProto:
     for body in (model.graph, *model.functions):
         _check_body(body, local)
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), OLDEST_OPSET)
-    if opset < OLDEST_OPSET:
-        raise Refused(f"the model has opset {opset} of ai.onnx: export it with {OLDEST_OPSET} or later")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise Refused(f"the model has opset {opset} of ai.onnx: export it with {OLDEST_OPSET} to {newest}")
     return model
 
 

@@ -1,6 +1,7 @@
 """From the bytes of an ONNX file to all that a version is made of, or to one sentence that says why not. Pure computation."""
 
 import hashlib
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from store.schema import Schema
 from store.spec import ModelRecord, Schedule
 
 _TOLERANCE = 1e-5
+_PLACE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
 
 
 def examine(content: bytes, question: Question) -> Examined:
@@ -69,7 +71,7 @@ def _original(model: ModelProto, feeds: tuple[Feed, ...], output: str, golden: E
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's own errors derive from Exception alone
-        raise Refused(f"ONNX Runtime cannot run the model on plausible rows: {str(error).splitlines()[0][:300]}") from error
+        raise Refused(f"ONNX Runtime cannot run the model on plausible rows: {_plain(error)}") from error
     rows = len(golden)
     if values.ndim not in (1, 2) or len(values) != rows or not values.size:
         raise Refused(f"output '{output[:80]}' has shape {values.shape} for {rows} rows: it is to be [N] or [N, columns]")
@@ -96,12 +98,17 @@ def _tried(onnx: bytes, weights: bytes, golden: Encoded, expected: np.ndarray) -
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's own errors derive from Exception alone
-        raise Refused(f"the model does not answer one row alone: {str(error).splitlines()[0][:300]}") from error
+        raise Refused(f"the model does not answer one row alone: {_plain(error)}") from error
     if scores.shape != expected.shape or not np.allclose(scores, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise Refused("wrapped as a version, the model answers otherwise than by itself")
     if alone.shape != (1, scores.shape[1]) or not np.allclose(alone[0], scores[0], rtol=_TOLERANCE, atol=_TOLERANCE):
         raise Refused("the model answers a row otherwise when it comes alone: answers may not depend on the rows beside them")
     return scores
+
+
+def _plain(error: Exception) -> str:
+    """Return what ONNX Runtime says, without where in its own sources it says so."""
+    return _PLACE.sub("", str(error).splitlines()[0])[:300]
 
 
 def _lineage(model: ModelProto, content: bytes) -> dict[str, Any]:
