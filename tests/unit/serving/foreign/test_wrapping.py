@@ -67,7 +67,8 @@ def _answer(examined: Examined, **features: Any) -> float:
 
 
 FULL = {
-    "country": "VN", "age": 3.0, "shown_at": datetime(2026, 1, 1), "staff": True, "taste": [2.0, 5.0], "visits": 9, "income": 1.0,
+    "country": "VN", "age": 3.0, "shown_at": datetime(2026, 1, 1), "staff": True, "taste": [2.0, 5.0], "visits": 9,
+    "income": 1.0,
 }  # fmt: skip
 
 
@@ -92,12 +93,12 @@ def test_one_input_takes_all_numbers_in_the_schemas_order() -> None:
 @pytest.mark.parametrize(
     ("features", "inputs", "says"),
     [
-        (Everything, [value("country", ["N"], TensorProto.STRING)], "input 'country' would take feature 'country', which is a text"),
+        (Everything, [value("country", ["N"], TensorProto.STRING)], "would take feature 'country', which is a text"),
         (Everything, [value("shown_at", ["N"])], "input 'shown_at' would take feature 'shown_at', which is a time"),
         (Everything, [value("age", ["N"], TensorProto.STRING)], "takes text, and feature 'age' is a number"),
         (Everything, [value("taste", ["N", 3])], "takes 3 numbers for each row, and feature 'taste' has 2"),
         (Everything, [value("income", ["N"], TensorProto.INT64)], "whole numbers, and feature 'income' may be missing"),
-        (Everything, [value("age", ["N"]), value("size", ["N"])], "input 'size' has no feature of its name: there are country, age"),
+        (Everything, [value("age", ["N"]), value("size", ["N"])], "input 'size' has no feature of its name: there are"),
         (Everything, [value("table", ["N", 4])], "takes 4 numbers, the model's numeric features make 6"),
         (Everything, [value("income", ["N"])], "a feature may be missing, and then it does"),
         (Numbers, [value("table", ["N"])], "takes 1 numbers, the model's numeric features make 2"),
@@ -108,9 +109,6 @@ def test_what_does_not_fit_names_the_input_and_the_feature(
     features: type[BaseModel], inputs: list[ValueInfoProto], says: str
 ) -> None:
     with pytest.raises(Refused) as refused:
-        if any(one.type.tensor_type.elem_type == TensorProto.STRING for one in inputs):
-            nodes = [helper.make_node("Cast", [inputs[0].name], ["y"], to=TensorProto.FLOAT)]
-            examine(model(nodes, inputs, [value("y", [None])]).SerializeToString(), _asked(features, objective="regression"))
         examine(_sum(*inputs), _asked(features, objective="regression"))
     assert says in str(refused.value)
 
