@@ -77,10 +77,11 @@ async def _ask(client: httpx.AsyncClient, model: str, features: list[dict[str, A
     return reply.json()["predictions"]
 
 
-def _converted(model: Any, **options: Any) -> bytes:
+def _converted(model: Any) -> bytes:
     from skl2onnx import to_onnx  # noqa: PLC0415 - takes a second, and only some tests need it
 
-    return to_onnx(model, X[:1], options={"zipmap": False}, **options).SerializeToString()
+    converted: Any = to_onnx(model, X[:1], options={"zipmap": False})
+    return converted.SerializeToString()
 
 
 LIBRARY = {

@@ -237,6 +237,38 @@ def test_a_loop_without_end_is_ended(limits: Limits, says: str) -> None:
         examine_apart(_looping(10**15), NEW, limits)
 
 
+def _doubling(depth: int) -> bytes:
+    """A model whose functions each call the next one twice."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    functions = [
+        helper.make_function(
+            "mine", f"F{level}", ["x"], ["y"],
+            [
+                helper.make_node(f"F{level + 1}", ["x"], ["z"], domain="mine"),
+                helper.make_node(f"F{level + 1}", ["z"], ["y"], domain="mine"),
+            ],
+            opsets,
+        )
+        for level in range(depth)
+    ]  # fmt: skip
+    functions.append(helper.make_function("mine", f"F{depth}", ["x"], ["y"], [helper.make_node("Cos", ["x"], ["y"])], opsets))
+    call = helper.make_node("F0", ["x"], ["p"], domain="mine")
+    return model([call], [value("x", ["N", 1])], [value("p", ["N", 1])], functions=functions).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (_doubling(40), "of processor time|of memory|ended"),
+        (_in_function(helper.make_node("Own", ["x"], ["y"], domain="mine")), "no valid ONNX model"),
+    ],
+    ids=["doubling", "calling itself"],
+)
+def test_functions_without_end_harm_nobody(content: bytes, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        examine_apart(content, NEW, Limits(memory_bytes=2 * 2**30, cpu_s=5))
+
+
 def test_memory_without_end_is_refused() -> None:
     content = _chained(
         ("Expand", ["x", "shape"]), ("ReduceSum", ["v0", "axis"]), shape=np.array([1, 10**12]), axis=np.array([1])
