@@ -14,10 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from serving.foreign.examination import examine
+from serving.foreign.question import Question
 from serving.foreign.testing import logistic
 from serving.settings import ServingSettings
 from serving.testing import TOKEN, refused, serving
 from store.names import outcome_stream
+from store.publishing import publish_answered
 from store.records import Outcomes, unpack_outcomes
 from store.redis_store import RedisStore
 from store.spec import ModelSpec, Schedule
@@ -250,6 +253,17 @@ async def test_stored_bytes_that_are_not_those_published_are_not_served(client: 
     [replica] = (await client.get("/admin/status", headers=TOKEN)).json()["replicas"]
     assert "not the one that was published" in replica["applied"]["bitrot"]["failed"][str(number)]
     assert replica["applied"]["bitrot"]["versions"] == {"main": 1}
+
+
+async def test_an_import_cut_short_is_seen_by_nobody_and_can_be_repeated(client: httpx.AsyncClient, store: RedisStore) -> None:
+    examined = examine(logistic(), Question(name="cut"))
+    await publish_answered(store, "cut", examined.graph, examined.weights, examined.scores, "imported", examined.lineage)
+    # Whoever imported it is gone before the model is on record.
+    refused(await client.get("/admin/models/cut/versions", headers=TOKEN), 404, "no model 'cut'")
+    assert (await client.get("/readyz")).status_code == 200
+    made = (await _import(client, "cut", logistic())).json()
+    assert (made["version"], made["answers"]) == (2, ["main"])
+    assert (await _ask(client, "cut", [{"x": [1, 2, 3]}]))[0]["version"] == 2
 
 
 async def test_imports_need_the_token(client: httpx.AsyncClient) -> None:
