@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_experiments, cli_keys, cli_policy, detached
+from deploy import cli_experiments, cli_import, cli_keys, cli_policy, detached
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -32,6 +32,7 @@ app.add_typer(cli_policy.rollout_app, name="rollout")
 app.add_typer(cli_experiments.experiment_app, name="experiment")
 app.add_typer(cli_keys.key_app, name="key")
 app.add_typer(cli_experiments.app)
+app.add_typer(cli_import.app)
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}
 
@@ -93,7 +94,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
             return print_json(state)
         for what, why in state["away"].items():
             out.print(f"[red]away:[/red] {what}: {why}")
-        for worker in (*state["trainers"], *state["controllers"]):
+        for worker in (*state["trainers"], *state["controllers"], *state["joiners"]):
             for what, why in worker["away"].items():
                 out.print(f"[red]{worker['name']}:[/red] {what}: {why}")
         _print_models(state)
@@ -150,7 +151,15 @@ def versions(
 def _version_row(version: dict[str, Any]) -> tuple[str, ...]:
     losses = [f"{version['metrics'][key]:.4f}" if key in version["metrics"] else "" for key in _LOSSES]
     state = version["status"] + (f": {version['reason']}" if version["reason"] else "")
-    return str(version["number"]), state, str(version["outcomes"]), *losses, version["lineage"].get("cut", "")
+    return str(version["number"]), state, str(version["outcomes"]), *losses, _origin(version)
+
+
+def _origin(version: dict[str, Any]) -> str:
+    """Why a version was made: what ended its micro-batch, or what the one who imported it said."""
+    lineage: dict[str, Any] = version["lineage"]
+    if "sha256" not in lineage:
+        return lineage.get("cut", "")
+    return f"imported: {lineage['why']}" if lineage.get("why") else f"imported from {lineage['producer'] or 'an ONNX file'}"
 
 
 @app.command()
@@ -224,7 +233,7 @@ def _print_models(state: dict[str, Any]) -> None:
         table.add_row(
             name,
             str(model["epoch"]),
-            str(model["channels"].get("main@latest", "-")),
+            str(model["channels"].get("main@latest", "-")) if model["trainable"] else "not trainable",
             str(counts.get("predictions", 0)),
             str(counts.get("labelled", 0)),
             str(model["join"].get("since_cut", 0)),

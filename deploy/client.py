@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 import httpx
 
+_IMPORT_S = 300.0
+
 
 class ApiError(RuntimeError):
     """The platform refused; `status` is its HTTP status, the text its own words."""
@@ -79,6 +81,12 @@ class Client:
 
     def versions(self, model: str, last: int = 20) -> list[dict[str, Any]]:
         return self._call("GET", f"/admin/models/{model}/versions", params={"last": last})["versions"]
+
+    def import_version(self, model: str, content: bytes, **how: str) -> dict[str, Any]:
+        """Publish an ONNX file as a version; `how`: line, output, objective, classes, why."""
+        headers = {"content-type": "application/octet-stream"}
+        path = f"/admin/models/{quote(model, safe='')}/versions"
+        return self._call("POST", path, content=content, params=how, headers=headers, timeout=_IMPORT_S)
 
     def retrain(self, model: str, wait_s: float = 30.0) -> dict[str, Any]:
         return self._call("POST", f"/admin/models/{model}/retrain", json={"wait_s": wait_s}, timeout=wait_s + 10.0)

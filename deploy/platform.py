@@ -92,11 +92,13 @@ class Platform:
         # Ray reads its environment at the first import, so these come after it is set.
         from serving.control_actor import start_controller  # noqa: PLC0415
         from trainer.actor import start_trainer  # noqa: PLC0415
+        from trainer.joiner import start_joiner  # noqa: PLC0415
 
         # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
         self._trainers = [start_trainer(path, self.redis_url, settings.prefix, settings.seed) for path in self._specs]
         self._controller = start_controller(self.redis_url, settings.prefix)
+        self._joiner = start_joiner(self.redis_url, settings.prefix)
         start_serve(self._cluster)
         self._stage("starting replicas")
         from serving.app import application  # noqa: PLC0415
@@ -108,6 +110,7 @@ class Platform:
             require_key=settings.is_public,
             replicas=settings.replicas,
             when_redis_is_away=settings.when_redis_is_away,
+            max_import_bytes=settings.max_import_bytes,
         )
         from ray import serve  # noqa: PLC0415
 

@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65_535)
     replicas: int = Field(default=1, ge=1, le=64)
     prefix: str = "tidemill"
+    max_import_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
+    """The largest model from elsewhere that is taken."""
     when_redis_is_away: Literal["durable", "available"] = "durable"
     haproxy: bool | None = None
     """None: where it is to be had."""

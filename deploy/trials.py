@@ -12,13 +12,13 @@ from safetensors.numpy import load as load_weights
 
 from deploy.client import Client
 from deploy.home import Running
-from deploy.importing import publish
 from examples.flights import ranking
 from examples.flights.replay import MODEL, Replay, predict_request
 from examples.flights.stream import Flight, Hour, hours
 from store.artefact import pack_weights
 from store.policy import MAIN
 from store.protocols import Version
+from store.publishing import publish
 from store.redis_store import RedisStore
 
 RUINED_LINE = "ruined"

@@ -18,6 +18,7 @@ from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import Overloaded
 from serving.experiments import Experiments
 from serving.http import answer, refusal
+from serving.imports import Imports
 from serving.keys import Keys
 from serving.metrics import merge
 from serving.open_inference import OpenInference
@@ -72,7 +73,7 @@ def build(settings: ServingSettings) -> Edge:
     replica = Replica(settings)
     data, operators = DataPlane(replica), Operators(replica)
     inference = OpenInference(replica, data)
-    experiments = Experiments(operators)
+    experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -139,6 +140,7 @@ def build(settings: ServingSettings) -> Edge:
         _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
         _route(f"{model}/off-policy/{{variant}}", "GET", replica, view(experiments.off_policy)),
         _route(f"{model}/versions", "GET", replica, view(operators.versions)),
+        _route(f"{model}/versions", "POST", replica, guard(imports.create)),
         _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
         _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
@@ -198,7 +200,7 @@ def _route(path: str, method: str, replica: Replica, handler: Handler) -> Route:
 
 def _answered(replica: Replica, handler: Handler, path: str = "/models/{model}/predict") -> Handler:
     """Return a handler whose domain errors become answers, counted by route and status."""
-    counts = {status: replica.metrics.requests.labels(path, status) for status in (200, 202)}
+    counts = {status: replica.metrics.requests.labels(path, status) for status in (200, 201, 202)}
 
     async def answered(request: Request) -> Response:
         try:

@@ -5,8 +5,10 @@ ServingError
 ├── Unauthorized         401  no key, or a wrong one, where one is needed
 ├── Forbidden            403  a key of another role, or for other models
 ├── UnknownModel         404
+├── NotTrainable         409  learning is asked of a model that has no trainer
 ├── TooLarge             413  body or batch over the limit
 ├── Invalid              422  features, labels or settings that fail their schema
+├── Refused              422  a model from elsewhere that cannot become a version
 ├── PreconditionRequired 428  a PUT that needs If-Match
 ├── LimitReached         429  more than the key or the model allows
 ├── VersionFailed        500  a version raised, or gave a score that is no number
@@ -65,6 +67,18 @@ class Invalid(ServingError):
     """Features, labels or settings fail their schema."""
 
 
+class Refused(ServingError):
+    """A model from elsewhere is not what it should be, or does not fit; nothing of it is kept."""
+
+
+class NotTrainable(ServingError):
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model '{model}' was imported and has no trainer, so it cannot be retrained: "
+            f"'tidemill import FILE --model {model}' gives it its next version"
+        )
+
+
 class PreconditionRequired(ServingError):
     """A change that needs If-Match came without it."""
 
@@ -106,8 +120,10 @@ STATUS: dict[type[Exception], int] = {
     Unauthorized: 401,
     Forbidden: 403,
     UnknownModel: 404,
+    NotTrainable: 409,
     TooLarge: 413,
     Invalid: 422,
+    Refused: 422,
     PreconditionRequired: 428,
     LimitReached: 429,
     VersionFailed: 500,

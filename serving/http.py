@@ -42,8 +42,8 @@ def place(loc: Sequence[int | str]) -> str:
     return ".".join(str(part)[:80] for part in loc)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body.
+async def read_body(request: Request, limit: int, instead: str = "send fewer instances in a request") -> bytes:
+    """Return the body; `instead` is what to do with one that is too large.
 
     Raises:
         TooLarge: it is over the limit. What is left of it is read and dropped first, since a client that is still sending
@@ -56,10 +56,10 @@ async def read_body(request: Request, limit: int) -> bytes:
         part: bytes = message.get("body", b"")
         more = message.get("more_body", False)
         size += len(part)
-        if message["type"] == "http.disconnect" or size > _DISCARD_BYTES:
+        if message["type"] == "http.disconnect" or size > limit + _DISCARD_BYTES:
             raise ClientDisconnect
         if size <= limit:
             chunks.append(part)
     if size > limit:
-        raise TooLarge(f"the body is over {limit:,} bytes; send fewer instances in a request")
+        raise TooLarge(f"the body is over {limit:,} bytes; {instead}")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

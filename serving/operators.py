@@ -15,7 +15,7 @@ from router import revise
 from router.rollout import Move, outline
 from serving.access import OPERATE, Access, Caller
 from serving.controller import audit_of, rejection
-from serving.errors import BadRequest, Invalid, PreconditionRequired, TimedOut, UnknownModel
+from serving.errors import BadRequest, Invalid, NotTrainable, PreconditionRequired, TimedOut, UnknownModel
 from serving.http import answer, place, read_body, whole_number
 from serving.replica import Replica
 from store.errors import EpochConflict, NotFound, PolicyError
@@ -30,6 +30,7 @@ CALLER = "tidemill.caller"
 """Where a request's scope says who sends it."""
 
 _POLL_S = 0.002
+_ROLES = ("replica", "trainer", "controller", "joiner")
 
 
 class RetrainRequest(BaseModel):
@@ -100,7 +101,7 @@ class Operators:
         rejected = await rejection(self.store, model, move)
         record = audit_of(model, move, who, time(), current.epoch + 1, known)
         epoch = await self.store.set_policy(model, move.policy, current.epoch, record, rejected)
-        await self._applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
+        await self.applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
         return _policy_answer(await self.store.snapshot(model))
 
     @staticmethod
@@ -118,7 +119,7 @@ class Operators:
 
     async def retrain(self, request: Request) -> Response:
         """End the current micro-batch; answer when every replica runs what was learned from all labels before this call."""
-        model = self.model(request)
+        model, _ = await self._trainable(request)
         body = await read_body(request, 10_000)
         wanted = validate(RetrainRequest, body or b"{}")
         cut = pack_log(Cut("hand", time()))
@@ -137,29 +138,35 @@ class Operators:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(look.wait(), 0.25)
         snapshot = await self.store.snapshot(model)
-        await self._applied(model, "channel_seq", snapshot.channel_seq, deadline)
+        await self.applied(model, "channel_seq", snapshot.channel_seq, deadline)
         return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **progress})
 
     async def show_schedule(self, request: Request) -> Response:
-        return answer((await self.store.models())[self.model(request)].schedule.model_dump())
+        _, record = await self._trainable(request)
+        return answer(record.schedule.model_dump())
 
     async def set_schedule(self, request: Request) -> Response:
-        model = self.model(request)
+        model, _ = await self._trainable(request)
         schedule = await self.body(request, Schedule)
         await self.store.set_schedule(model, schedule)
         return answer(schedule.model_dump())
 
+    async def _trainable(self, request: Request) -> tuple[str, ModelRecord]:
+        """Return the model of a request about learning; raises NotTrainable where it has no trainer."""
+        model = self.model(request)
+        record = (await self.store.models())[model]
+        if not record.trainable:
+            raise NotTrainable(model)
+        return model, record
+
     async def status(self, request: Request) -> Response:
         """The whole platform at a glance; with Redis away, what this replica knows."""
         replica = self._replica
-        result: dict[str, Any] = {"away": replica.away, "models": {}, "replicas": [], "trainers": [], "controllers": []}
+        result: dict[str, Any] = {"away": replica.away, "models": {}} | {f"{role}s": [] for role in _ROLES}
         if not replica.control_away:
             reports = await self.store.reports()
-            result["replicas"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "replica"]
-            result["controllers"] = [
-                report.model_dump(exclude={"metrics"}) for report in reports if report.role == "controller"
-            ]
-            result["trainers"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == "trainer"]
+            for role in _ROLES:
+                result[f"{role}s"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == role]
             for name in list(replica.models):
                 result["models"][name] = await self._model_status(name)
         return answer(result)
@@ -168,15 +175,17 @@ class Operators:
         _, joined = await self.store.consumer(join_consumer(model))
         _, learned = await self.store.consumer(learner_consumer(model))
         snapshot = await self.store.snapshot(model)
+        record = (await self.store.models())[model]
         return {
             "epoch": snapshot.epoch,
             "channels": snapshot.channels,
             "join": json.loads(joined) if joined else {},
             "learner": json.loads(learned) if learned else {},
-            "schedule": (await self.store.models())[model].schedule.model_dump(),
+            "schedule": record.schedule.model_dump(),
+            "trainable": record.trainable,
         }
 
-    async def _applied(self, model: str, counter: str, wanted: int, deadline: float) -> None:
+    async def applied(self, model: str, counter: str, wanted: int, deadline: float) -> None:
         """Wait until every replica with a lease has applied a policy epoch or channel sequence.
 
         Raises:

@@ -5,6 +5,7 @@ import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic, time
 
 import psutil
@@ -16,7 +17,7 @@ from serving.hosted import Hosted, Live, State
 from serving.metrics import ReplicaMetrics
 from serving.settings import ServingSettings
 from serving.shadow import ShadowQueue
-from store.artefact import check_golden, open_session
+from store.artefact import SMALL_BYTES, Session, check_digests, check_golden, open_session
 from store.errors import StoreError, Unavailable
 from store.policy import Applied, Report, Snapshot
 from store.protocols import START, Graph, Version
@@ -140,18 +141,21 @@ class Replica:
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             for name, record in (await self.store.models()).items():
                 if record.loaded and name not in self.models:
-                    self.models[name] = Hosted(record, self.settings.max_instances, self.metrics)
+                    hosted = Hosted(record, self.settings.max_instances, self.metrics)
+                    await self._apply(hosted)
+                    # Not before its version is open: one more model does not make a replica unready that answers others.
+                    self.models[name] = hosted
                 elif not record.loaded and name in self.models:
                     del self.models[name]
                     self.applied.pop(name, None)
             self.access.keys = {key.id: key for key in await self.store.keys()}
             self._listed_at = monotonic()
-        for name in self.models:
-            await self._apply(name)
+        for hosted in self.models.values():
+            await self._apply(hosted)
 
-    async def _apply(self, name: str) -> None:
+    async def _apply(self, hosted: Hosted) -> None:
+        name = hosted.record.name
         snapshot = await self.store.snapshot(name)
-        hosted = self.models[name]
         before = self.applied.get(name)
         if before and (before.epoch, before.channel_seq) == (snapshot.epoch, snapshot.channel_seq):
             return
@@ -174,7 +178,7 @@ class Replica:
                 continue
             if number not in opened and number not in failed:
                 try:
-                    opened[number] = await self._open(hosted.record.name, number)
+                    opened[number] = await self._open(hosted, number)
                 except Unavailable:
                     raise
                 except StoreError as error:
@@ -186,15 +190,18 @@ class Replica:
                 live[variant.name] = hosted.state.live[variant.name]
         return live, failed
 
-    async def _open(self, model: str, number: int) -> Live:
+    async def _open(self, hosted: Hosted, number: int) -> Live:
+        model = hosted.record.name
         version, weights = await asyncio.gather(self.store.version(model, number), self.store.weights(model, number))
         graph = self._graphs.get(version.graph)
         if graph is None:
             graph = self._graphs[version.graph] = await self.store.graph(model, version.graph)
-        session = open_session(graph.onnx, weights)
-        check_golden(session, graph.golden_inputs, version.golden, version.tolerance)
+        opening = partial(_opened, version, graph, weights)
+        # A small version opens faster than a thread is woken; a large one would hold up everybody's answers.
+        large = len(weights) + len(graph.onnx) >= SMALL_BYTES
+        session = await asyncio.to_thread(opening) if large else opening()
         self.metrics.swaps.labels(model).inc()
-        if self.models[model].state.live:  # a replica that starts takes in versions that others have long served
+        if hosted.state.live:  # a replica that starts takes in versions that others have long served
             self._observe_freshness(version)
         return Live(number, session)
 
@@ -202,3 +209,11 @@ class Replica:
         now = time()
         for received_at in version.label_times:
             self.metrics.freshness.labels(version.model).observe(max(0.0, now - received_at))
+
+
+def _opened(version: Version, graph: Graph, weights: bytes) -> Session:
+    """Open a version, warmed up; raises ArtefactError where it is not what its record says."""
+    check_digests(version, graph, weights)
+    session = open_session(graph.onnx, weights)
+    check_golden(session, graph.golden_inputs, version.golden, version.tolerance)
+    return session

@@ -21,6 +21,8 @@ class ServingSettings(BaseModel):
     """durable: 503 until predictions can be logged; available: answer, buffer, and count what was lost."""
     buffer_entries: int = 10_000
     max_body_bytes: int = 32 * 1024 * 1024
+    max_import_bytes: int = 256 * 1024 * 1024
+    """Of a model from elsewhere."""
     max_instances: int = 10_000
     max_ongoing: int = 1000
     """Predictions at work at a time."""

@@ -16,13 +16,17 @@ from safetensors.numpy import load, save
 
 from store.encoding import Encoded
 from store.errors import StoreError
-from store.protocols import Graph
+from store.protocols import Graph, Version
 
 NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"
 
 
 SMALL_BYTES = 2**20
 """Weights of a model whose run is mostly overhead: there, looking for ways to fuse its nodes costs more than it saves."""
+
+
+_DIGEST = 32
+"""How many characters of a digest are compared: as many as the shortest on record."""
 
 
 class ArtefactError(StoreError):
@@ -87,6 +91,18 @@ def check_golden(session: Session, golden_inputs: bytes, golden: tuple[tuple[flo
         raise ArtefactError(f"golden outputs differ from the record by {difference:.2g}, more than {tolerance:.2g}")
 
 
+def check_digests(version: Version, graph: Graph, weights: bytes) -> None:
+    """Compare stored bytes with the digests on their version's record.
+
+    Raises:
+        ArtefactError: they are others than those that were published.
+    """
+    if digest_of(weights)[:_DIGEST] != version.weights[:_DIGEST]:
+        raise ArtefactError(f"the stored weights of version {version.number} are not those that were published")
+    if digest_of(graph.onnx, graph.golden_inputs)[:_DIGEST] != version.graph[:_DIGEST]:
+        raise ArtefactError(f"the stored graph of version {version.number} is not the one that was published")
+
+
 def pack_golden(inputs: Encoded) -> bytes:
     return save({NUMBERS: inputs.numbers, CATEGORIES: inputs.categories})
 
@@ -109,4 +125,4 @@ def digest_of(*parts: bytes) -> str:
 
 def graph_of(onnx: bytes, golden: Encoded) -> Graph:
     packed = pack_golden(golden)
-    return Graph(digest_of(onnx, packed)[:32], onnx, packed)
+    return Graph(digest_of(onnx, packed)[:_DIGEST], onnx, packed)

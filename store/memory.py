@@ -16,7 +16,7 @@ from store.spec import ModelRecord, Schedule
 
 @dataclass
 class _Model:
-    record: ModelRecord
+    record: ModelRecord | None = None
     graphs: dict[str, Graph] = field(default_factory=dict[str, Graph])
     versions: list[Version] = field(default_factory=list[Version])
     weights: dict[int, bytes] = field(default_factory=dict[int, bytes])
@@ -96,23 +96,24 @@ class MemoryStore:
         self._wake()
 
     async def register(self, record: ModelRecord) -> None:
-        known = self._models.get(record.name)
-        if known is None:
-            self._models[record.name] = _Model(record)
-        else:
-            known.record = merged(known.record, record)
+        known = self._model(record.name)
+        known.record = merged(known.record, record) if known.record else record
         self._wake()
 
     async def models(self) -> dict[str, ModelRecord]:
-        return {name: model.record for name, model in self._models.items()}
+        return {name: model.record for name, model in self._models.items() if model.record}
 
     async def set_schedule(self, model: str, schedule: Schedule) -> None:
-        known = self._model(model)
-        known.record = known.record.model_copy(update={"schedule": schedule})
+        self._amend(model, {"schedule": schedule})
 
     async def set_loaded(self, model: str, loaded: bool) -> None:
-        known = self._model(model)
-        known.record = known.record.model_copy(update={"loaded": loaded})
+        self._amend(model, {"loaded": loaded})
+
+    def _amend(self, model: str, changes: dict[str, Any]) -> None:
+        known = self._models.get(model)
+        if known is None or known.record is None:
+            raise NotFound(f"no model '{model[:80]}'")
+        known.record = known.record.model_copy(update=changes)
 
     async def put_graph(self, model: str, graph: Graph) -> None:
         self._model(model).graphs[graph.digest] = graph
@@ -203,9 +204,7 @@ class MemoryStore:
         return [report for _, report in self._reports.values()]
 
     def _model(self, model: str) -> _Model:
-        if model not in self._models:
-            raise NotFound(f"no model '{model}'; there are: {', '.join(self._models) or 'none'}")
-        return self._models[model]
+        return self._models.setdefault(model, _Model())
 
     def _wake(self) -> None:
         self._sequence += 1

@@ -261,7 +261,7 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    role: Literal["replica", "trainer", "controller"] = "replica"
+    role: Literal["replica", "trainer", "controller", "joiner"] = "replica"
     pid: int
     ready: bool
     applied: dict[str, Applied] = {}

@@ -149,7 +149,8 @@ class ModelRegistry(Protocol):
     """Models, graphs, versions and their weights."""
 
     async def register(self, record: ModelRecord) -> None:
-        """Put a model on record. The same declaration again changes only what may change, and not the schedule.
+        """Put a model on record: from then on it is served. The same declaration again changes only what may change, and not
+        the schedule. A model's policy and versions may be there before it is on record, so that nobody sees it without.
 
         Raises:
             SpecError: a model of this name is on record whose weights would not fit.

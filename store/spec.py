@@ -80,6 +80,8 @@ class ModelRecord(BaseModel):
     """Whether replicas serve it; its learner goes on in any case."""
     network: str = ""
     """Where the torch network comes from, empty for the default one."""
+    trainable: bool = True
+    """Whether a trainer learns it; one that was imported has only the versions that are given to it."""
 
     @property
     def outputs(self) -> int:

@@ -15,21 +15,15 @@ from time import time
 import torch
 
 from store.artefact import digest_of
-from store.names import join_consumer, learner_consumer, log_stream, outcome_stream
+from store.names import learner_consumer, log_stream, outcome_stream
 from store.policy import MAIN
-from store.protocols import START, Advance, Commit, Store, Version, position_key
-from store.records import Cut, Outcome, OutcomeRecord, Outcomes, Tick, pack_log, pack_outcomes, unpack_outcomes
+from store.protocols import START, Advance, Commit, Store, Version
+from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpack_outcomes
 from store.spec import ModelSpec, Schedule
-from trainer.errors import CheckpointError
-from trainer.join import JoinState, LabelJoin
+from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
 
-READ_ENTRIES = 500
 KEPT_VERSIONS, FORGET_EVERY = 50, 10
-TRIM_EVERY_S = 60.0
-TICK_S = 0.5
-LOOK_S = 0.05
-"""How often the log is looked at while nothing asks for it."""
 
 
 class Trainer:
@@ -46,21 +40,14 @@ class Trainer:
         self._spec = spec
         self._model = spec.name
         self._store = store
-        self._retention_s = retention_s
         self._reached = reached or _nobody
-        self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
-        self._join_at = self._read_at = START
-        self._low_water = ""
-        self._unsaved = 0
-        self._more = True
-        self._control_at = START
+        self._joining = Joining(spec.record, store, retention_s=retention_s, reached=reached)
+        self._outcomes = outcome_stream(self._model)
         self._learner_at = START
         self._batch: list[Outcome] = []
         self._version = 0
         self._schedule: Schedule = spec.schedule
         self._cut_at = time()
-        self._trimmed_at = time()
-        self._ticked_at = 0.0
         self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
 
     async def start(self) -> None:
@@ -73,49 +60,26 @@ class Trainer:
         await self._store.register(self._spec.record)
         self.learner = Learner(self._spec)
         await self.refresh()
-        await self._resume_join()
+        await self._joining.start()
         await self._resume_learner()
         await self._catch_up()
 
     async def step(self, block_s: float = 0.5) -> bool:
         """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
         await self._maybe_cut()
-        await self._maybe_tick()
-        if not self._more:
-            # Not woken by every prediction, which would cost serving more than it gains learning: by cuts, else by the clock.
-            self._control_at = await self._store.changes(self._control_at, min(block_s, LOOK_S, self._until_cut()))
-        entries = await self._store.read(self._log, self._read_at, READ_ENTRIES)
-        self._more = len(entries) == READ_ENTRIES
-        started = time()
-        if entries:
-            self._join.every = self._schedule.outcomes
-            self._read_at = entries[-1].position
-            self._unsaved += len(entries)
-        records = self._join.feed(entries)
-        self.busy_s["join"] += time() - started
-        # What has no consequence yet costs no write: it would be read again.
-        if records or self._unsaved >= READ_ENTRIES or (self._unsaved and not entries):
-            saving = asyncio.create_task(self._save_join(records))
+        joining = self._joining
+        read, records = await joining.read(min(block_s, self._until_cut()), self._schedule.outcomes)
+        self.busy_s["join"] = joining.busy_s
+        if joining.due(records, read):
+            saving = asyncio.create_task(joining.save(records))
             for index, record in enumerate(records):
                 learned = await self._take(record)  # while the join is being saved
                 positions = await saving
                 if isinstance(record, Cut):
                     await self._commit(record, positions[index], learned)
             await saving
-        await self._maybe_trim()
-        return bool(entries)
-
-    async def _save_join(self, records: list[OutcomeRecord]) -> list[str]:
-        """Move the join, together with the outcomes that follow from what it read; return where those are."""
-        state = self._join.state.packed()
-        self._reached("join.before")
-        step = Advance(join_consumer(self._model), self._join_at, self._read_at, state)
-        out = [(self._outcomes, pack_outcomes(record)) for record in records]
-        positions = await self._store.advance(step, out)
-        self._reached("join.after")
-        self._low_water = self._join.state.low_water
-        self._join_at, self._unsaved = self._read_at, 0
-        return positions
+        await joining.trim(self._learner_at)
+        return read
 
     async def refresh(self) -> None:
         """Look up what operators may have changed."""
@@ -124,29 +88,16 @@ class Trainer:
     @property
     def progress(self) -> dict[str, object]:
         return {
-            "join": self._join_at,
+            "join": self._joining.at,
             "learner": self._learner_at,
             "version": self._version,
             "waiting": len(self._batch),
         }
 
-    async def _resume_join(self) -> None:
-        position, state = await self._store.consumer(join_consumer(self._model))
-        await self._refuse_if_ahead(self._log, position, "join")
-        self._join = LabelJoin(self._spec.record, JoinState.unpacked(state) if state else None)
-        self._join_at = self._read_at = position
-        low = self._low_water = self._join.state.low_water
-        entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
-        again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
-        while entries and again and position_key(again[-1].position) < position_key(position):
-            entries = await self._store.read(self._log, again[-1].position, READ_ENTRIES)
-            again += [entry for entry in entries if position_key(entry.position) <= position_key(position)]
-        self._join.rebuild(again)
-
     async def _resume_learner(self) -> None:
         name = learner_consumer(self._model)
         position, state = await self._store.consumer(name)
-        await self._refuse_if_ahead(self._outcomes, position, "learner")
+        await refuse_if_ahead(self._store, self._outcomes, position, f"learner of model '{self._model}'")
         self._learner_at = position
         if state:
             self._version = (await self._store.snapshot(self._model)).channels[f"{MAIN}@latest"]
@@ -158,14 +109,6 @@ class Trainer:
             self._graph = self.learner.export()
             await self._store.put_graph(self._model, self._graph)
             await self._commit(Cut("start", time(), START), START, NOTHING)
-
-    async def _refuse_if_ahead(self, stream: str, position: str, who: str) -> None:
-        last = await self._store.last(stream)
-        if position_key(position) > position_key(last):
-            raise CheckpointError(
-                f"the {who} of model '{self._model}' has read up to {position}, but its stream ends at {last}: the store was "
-                "restored from an older copy. Restore the newer one, or start with an empty data directory."
-            )
 
     async def _catch_up(self) -> None:
         """Learn what was joined before this trainer started; from then on outcomes go straight from join to learner."""
@@ -241,43 +184,17 @@ class Trainer:
         await self._store.forget_weights(self._model, [number for number in old if number not in pinned])
 
     def _until_cut(self) -> float:
-        if self._schedule.seconds is None or not self._join.state.since_cut:
+        if self._schedule.seconds is None or not self._joining.since_cut:
             return float("inf")
         return max(0.001, self._cut_at + self._schedule.seconds - time())
 
     async def _maybe_cut(self) -> None:
         """By the clock: a cut goes through the log like everyone's, so that a replay finds it where it was."""
         seconds = self._schedule.seconds
-        if seconds is not None and self._join.state.since_cut and time() - self._cut_at >= seconds:
+        if seconds is not None and self._joining.since_cut and time() - self._cut_at >= seconds:
             self._cut_at = time()
-            self._more = True
-            await self._store.append([(self._log, pack_log(Cut(f"every {seconds:g} s", time())))])
-
-    async def _maybe_tick(self) -> None:
-        """Time passes where nobody writes, too: a label window that ends on a quiet log is ended by an entry of our own."""
-        now = time()
-        if self._more or self._spec.clock != "log" or now <= self._join.closes_at or now - self._ticked_at < TICK_S:
-            return
-        self._ticked_at = now
-        self._more = True
-        await self._store.append([(self._log, pack_log(Tick(now)))])
-
-    async def _maybe_trim(self) -> None:
-        if time() - self._trimmed_at < TRIM_EVERY_S:
-            return
-        self._trimmed_at = time()
-        oldest = f"{int((time() - self._retention_s) * 1000)}-0"
-        for stream, needed in (
-            (self._log, self._low_water or self._join_at),
-            (self._outcomes, self._learner_at),
-        ):
-            await self._store.trim(stream, min(oldest, needed, key=position_key))
-
-
-def _before(position: str) -> str:
-    """The greatest position below one, so that a read after it starts with it."""
-    milliseconds, sequence = position_key(position)
-    return f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{2**64 - 1}"
+            self._joining.more = True
+            await self._store.append([(log_stream(self._model), pack_log(Cut(f"every {seconds:g} s", time())))])
 
 
 def _nobody(_: str) -> None:

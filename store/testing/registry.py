@@ -21,6 +21,15 @@ class ModelRegistryContract:
             await store.register(record)
         assert await store.models() == {record.name: record for record in records}
 
+    async def test_a_version_may_be_there_before_its_model(self, store: ModelRegistry) -> None:
+        graph = Graph("abc", b"onnx", b"golden")
+        await store.put_graph("m", graph)
+        made = await store.commit("m", Commit(step(START, "1-0"), version("1-0"), b"w"))
+        assert await store.models() == {}
+        await store.register(model_record())
+        assert await store.versions("m") == [made]
+        assert await store.graph("m", "abc") == graph
+
     async def test_an_operators_schedule_survives_the_next_registration(self, store: ModelRegistry) -> None:
         await store.register(model_record())
         chosen = Schedule(outcomes=7, seconds=None)

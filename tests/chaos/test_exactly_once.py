@@ -24,10 +24,11 @@ import torch
 from pydantic import BaseModel
 from store.redis_store import RedisStore
 from store.spec import ModelSpec, Schedule
+import trainer.joining
 import trainer.loop
 from trainer.loop import Trainer
 
-trainer.loop.READ_ENTRIES = 12  # many small steps, to be killed in any of them
+trainer.joining.READ_ENTRIES = trainer.loop.READ_ENTRIES = 12  # many small steps, to be killed in any of them
 
 
 class Features(BaseModel):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from deploy.client import ApiError
-from deploy.importing import publish
 from deploy.testing import TestPlatform, platform_in, until
 from store.artefact import pack_weights
 from store.protocols import Graph, Version
+from store.publishing import publish
 from store.redis_store import RedisStore
 from store.testing.graphs import WIDTH, behaving, weights
 

@@ -18,7 +18,7 @@ OPERATOR_ROUTES = [
     ("GET", "/admin/models/m/experiments"),
     ("POST", "/admin/models/m/experiments"), ("GET", "/admin/models/m/experiments/{name}"),
     ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/experiments/forecast"),
-    ("POST", "/admin/models/m/versions/{number}/promote"),
+    ("POST", "/admin/models/m/versions/{number}/promote"), ("POST", "/admin/models/m/versions"),
     ("GET", "/admin/keys"), ("POST", "/admin/keys"), ("DELETE", "/admin/keys/{key}"), ("POST", "/admin/keys/{key}/rotate"),
 ]  # fmt: skip
 

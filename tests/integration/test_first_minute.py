@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,22 @@ def test_metrics_of_replicas_and_trainers_stand_on_one_page(platform: TestPlatfo
         return all(name in page for name in wanted)
 
     until(shown, "all metrics")
+
+
+def test_its_recipe_makes_a_model_of_scikit_learn_one_that_answers_and_is_labelled(platform: TestPlatform) -> None:
+    recipe = [sys.executable, "-c", _block("python", "skl2onnx")]
+    subprocess.run(recipe, cwd=platform.folder, check=True, timeout=300)
+    imported, asked = [shlex.split(line) for line in _block("sh", "tidemill import").splitlines()]
+    said = platform.command(*imported[1:])
+    assert "version 1 of model iris" in said
+    assert "it answers as main" in said
+    answer = json.loads(platform.command(*asked[1:], "--json"))
+    assert answer["output"]["class"] == "setosa"
+    platform.command("feedback", answer["id"], "setosa")
+    assert "'iris' was imported and has no trainer" in platform.command("retrain", "iris", check=False)
+    with platform.client() as client:
+        until(lambda: client.status()["models"]["iris"]["join"]["counts"]["labelled"] == 1, "its label is joined")
+        assert [one["name"] for one in client.status()["joiners"]] == ["joiner"]
 
 
 def test_what_is_wrong_is_said_in_one_line(platform: TestPlatform) -> None:

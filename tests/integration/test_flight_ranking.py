@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.importing import publish
 from examples.flights import Features
 from examples.flights.ranking import EXPERIMENT, RIVAL, Call, compare, sooner_first, travellers
 from examples.flights.stream import load
@@ -18,6 +17,7 @@ from serving.settings import ServingSettings
 from serving.testing import TOKEN, serving
 from store.names import log_stream
 from store.protocols import START
+from store.publishing import publish
 from store.records import Rankings, unpack_log
 from store.redis_store import RedisStore
 from store.spec import ModelSpec, Schedule

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.importing import publish
 from serving.testing import GOOD, TOKEN, predict, refused
 from store.errors import EpochConflict
 from store.protocols import Graph
+from store.publishing import publish
 from store.redis_store import RedisStore
 from trainer.loop import Trainer
 

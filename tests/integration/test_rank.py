@@ -8,7 +8,6 @@ import httpx
 import pytest
 from safetensors.numpy import load
 
-from deploy.importing import publish
 from router.accounts import DuelAccount
 from router.rollout import find
 from serving.hosted import Hosted
@@ -16,6 +15,7 @@ from serving.testing import GOOD, TOKEN, refused
 from store.artefact import pack_weights
 from store.names import log_stream
 from store.protocols import START
+from store.publishing import publish
 from store.records import Failures, Outcomes, Predictions, Rankings, unpack_log, unpack_outcomes
 from store.redis_store import RedisStore
 from trainer.loop import Trainer

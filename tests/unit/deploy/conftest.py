@@ -29,7 +29,7 @@ class FakePlatform:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         asked = f"{request.method} {request.url.raw_path.decode()}"
-        self.asked.append((asked, json.loads(request.content) if request.content else None))
+        self.asked.append((asked, _said(request)))
         self.headers.append(request.headers)
         found = self.answers.get(asked, (404, {"error": f"no route {asked}"}))
         if isinstance(found, list):
@@ -57,6 +57,13 @@ class FakePlatform:
     def sent(self, asked: str) -> Any:
         """The body of the last such request."""
         return next(body for was, body in reversed(self.asked) if was == asked)
+
+
+def _said(request: httpx.Request) -> Any:
+    """A request's body: JSON, or the bytes of a file."""
+    if request.headers.get("content-type") == "application/octet-stream":
+        return request.content
+    return json.loads(request.content) if request.content else None
 
 
 @pytest.fixture

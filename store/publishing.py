@@ -1,5 +1,8 @@
 """Versions that were made elsewhere: put beside those that the platform trains, on a line of their own."""
 
+from time import time
+from typing import Any
+
 import numpy as np
 
 from store.artefact import ArtefactError, digest_of, open_session, unpack_golden
@@ -8,6 +11,7 @@ from store.policy import MAIN
 from store.protocols import Advance, Commit, Graph, Store, Version
 
 TOLERANCE = 1e-4
+"""How far golden answers may lie apart, for scores of about 1; larger ones get as much more."""
 
 
 async def publish(store: Store, model: str, graph: Graph, weights: bytes, line: str, reason: str = "") -> Version:
@@ -22,19 +26,43 @@ async def publish(store: Store, model: str, graph: Graph, weights: bytes, line: 
     scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
     if not np.isfinite(scores).all():
         raise ArtefactError("the version answers its golden inputs with what is no finite number")
-    await store.put_graph(model, graph)
+    return await publish_answered(store, model, graph, weights, scores, line, {"made": "elsewhere", "why": reason})
+
+
+async def publish_answered(
+    store: Store,
+    model: str,
+    graph: Graph,
+    weights: bytes,
+    scores: np.ndarray,
+    line: str,
+    lineage: dict[str, Any],
+    spec: str = "",
+) -> Version:
+    """Publish likewise, where a process of its own has answered the golden inputs; nothing of the graph runs in this one.
+
+    Args:
+        scores: the answers, finite, float32 [golden rows, outputs].
+        spec: the digest of the model's declaration.
+
+    Raises:
+        Fenced: another version was put on the line meanwhile.
+    """
     consumer = learner_consumer(model, line)
     at, _ = await store.consumer(consumer)
+    await store.put_graph(model, graph)
     count = int(at.partition("-")[0]) + 1
     version = Version(
         model=model,
         line=line,
         position=f"{count}-0",
+        created_at=time(),
         graph=graph.digest,
-        weights=digest_of(weights)[:32],
+        weights=digest_of(weights),
+        spec=spec,
         golden=tuple(tuple(row) for row in scores.tolist()),
-        tolerance=TOLERANCE,
-        lineage={"made": "elsewhere", "why": reason},
+        tolerance=TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0))),
+        lineage=lineage,
     )
     published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights))
     assert published is not None

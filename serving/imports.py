@@ -1,0 +1,122 @@
+"""A model from elsewhere becomes a version: the route that takes the file, has it examined apart, and publishes it."""
+
+import asyncio
+import re
+from time import monotonic, time
+from typing import Any, get_args
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.errors import Invalid
+from serving.foreign.question import Examined, Question
+from serving.foreign.sandbox import examine_apart
+from serving.http import answer, read_body
+from serving.operators import Operators
+from store.names import AUDIT
+from store.policy import MAIN, AuditRecord, Policy, Variant
+from store.protocols import Version
+from store.publishing import publish_answered
+from store.spec import MODEL_NAME, ModelRecord, Objective
+
+LINE = "imported"
+_APPLIED_S = 15.0
+_LINE_NAME = re.compile(MODEL_NAME.pattern)
+_PARAMETERS = ("line", "output", "objective", "classes", "why")
+_LONGEST = 1000
+
+
+class Imports:
+    """One import at a time: each may hold a large file, and takes a processor."""
+
+    def __init__(self, operators: Operators, max_bytes: int) -> None:
+        self._operators = operators
+        self._store = operators.store
+        self._max_bytes = max_bytes
+        self._turn = asyncio.Lock()
+
+    async def create(self, request: Request) -> Response:
+        """Publish the ONNX file that is the body; answer with its version's number when every replica knows of it."""
+        name: str = request.path_params["model"]
+        line, question = _asked(name, request)
+        async with self._turn:
+            content = await read_body(request, self._max_bytes, "export a smaller model, or raise TIDEMILL_MAX_IMPORT_BYTES")
+            known = (await self._store.models()).get(name)
+            if line == MAIN and (known is None or known.trainable):
+                raise Invalid(f"line: '{MAIN}' is the trainer's; name another, such as {LINE}")
+            examined = await asyncio.to_thread(examine_apart, content, question.model_copy(update={"record": known}))
+            version = await self._publish(known, examined, line, request)
+        snapshot = await self._store.snapshot(name)
+        await self._operators.applied(name, "channel_seq", snapshot.channel_seq, monotonic() + _APPLIED_S)
+        answers = [one.name for one in snapshot.policy.variants if snapshot.resolve(one) == version.number]
+        return answer(_described(examined.record, version, answers, new=known is None, said=examined.said), 201)
+
+    async def _publish(self, known: ModelRecord | None, examined: Examined, line: str, request: Request) -> Version:
+        record, why = examined.record, request.query_params.get("why", "")
+        version = await publish_answered(
+            self._store,
+            record.name,
+            examined.graph,
+            examined.weights,
+            examined.scores,
+            line,
+            examined.lineage | {"why": why},
+            record.digest,
+        )
+        said = AuditRecord(
+            at=time(),
+            who=self._operators.who(request),
+            model=record.name,
+            action="import",
+            after=f"version {version.number} of line '{line}'",
+            why=why or "an operator imported it",
+            epoch=(await self._store.snapshot(record.name)).epoch,
+        )
+        audit = said.model_dump_json().encode()
+        if known is None:
+            await self._serve(record, line, audit)
+        else:
+            await self._store.append([(AUDIT, audit)])
+        return version
+
+    async def _serve(self, record: ModelRecord, line: str, audit: bytes) -> None:
+        """Put a new model on record, last of all: whoever is killed before leaves nothing that anybody looks at."""
+        epoch = (await self._store.snapshot(record.name)).epoch
+        await self._store.set_policy(record.name, Policy(variants=(Variant(name=MAIN, line=line),)), epoch, audit)
+        await self._store.register(record)
+
+
+def _asked(name: str, request: Request) -> tuple[str, Question]:
+    """Return the line and what is asked of the file; raises Invalid, naming the parameter."""
+    if not MODEL_NAME.fullmatch(name):
+        raise Invalid(f"model name '{name[:80]}': use lower-case letters, digits, '.', '_' and '-', at most 63")
+    given = dict(request.query_params)
+    if unknown := [key for key in given if key not in _PARAMETERS]:
+        raise Invalid(f"there is no parameter '{unknown[0][:80]}': there are {', '.join(_PARAMETERS)}")
+    if long := [key for key, value in given.items() if len(value) > _LONGEST]:
+        raise Invalid(f"{long[0]}: at most {_LONGEST} characters")
+    line = given.get("line", LINE)
+    if not _LINE_NAME.fullmatch(line):
+        raise Invalid(f"line '{line[:80]}': use lower-case letters, digits, '.', '_' and '-', at most 63")
+    objective: Any = given.get("objective") or None
+    if objective not in (None, *get_args(Objective)):
+        raise Invalid(f"objective '{objective[:80]}': one of {', '.join(get_args(Objective))}")
+    classes = tuple(part.strip() for part in given.get("classes", "").split(",") if part.strip())
+    return line, Question(name=name, output=given.get("output", ""), objective=objective, classes=classes)
+
+
+def _described(
+    record: ModelRecord, version: Version, answers: list[str], *, new: bool, said: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "model": record.name,
+        "version": version.number,
+        "line": version.line,
+        "new": new,
+        "trainable": record.trainable,
+        "objective": record.objective,
+        "features": [field.model_dump(include={"name", "kind", "length"}) for field in record.features.fields],
+        "answers": answers,
+        "said": said,
+        "lineage": version.lineage,
+    }

@@ -1,0 +1,91 @@
+"""Labels of models without a trainer, joined all the same: their experiments need outcomes. One Ray actor for all."""
+
+import asyncio
+import os
+import threading
+import traceback
+from typing import Any
+
+import ray
+import uvloop
+
+from store.errors import StoreError
+from store.policy import Report
+from store.redis_store import RedisStore
+from trainer.errors import TrainerError
+from trainer.joining import Joining
+
+LEASE_S = 5.0
+NICENESS = 10
+_LIST_EVERY_S = 1.0
+
+
+class Joiner:
+    """Joins for every model of a store that cannot be trained; `refresh` takes in what is new and drops what got a trainer."""
+
+    def __init__(self, store: RedisStore) -> None:
+        self._store = store
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.problems: dict[str, str] = {}
+        """What keeps a model's labels from being joined."""
+
+    async def refresh(self) -> None:
+        records = {name: record for name, record in (await self._store.models()).items() if not record.trainable}
+        for name in self._tasks.keys() - records.keys():
+            self._tasks.pop(name).cancel()
+            self.problems.pop(name, None)
+        for name in records.keys() - self._tasks.keys():
+            self._tasks[name] = asyncio.create_task(self._join_for_ever(name))
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _join_for_ever(self, model: str) -> None:
+        """Start over from the store after anything that fails: it holds all that counts."""
+        pause_s = 0.2
+        while True:
+            try:
+                joining = Joining((await self._store.models())[model], self._store)  # pyright: ignore[reportArgumentType]
+                await joining.start()
+                self.problems.pop(model, None)
+                while True:
+                    await joining.step()
+            except (StoreError, TrainerError) as error:
+                self.problems[model] = str(error)
+            except Exception as error:
+                traceback.print_exc()
+                self.problems[model] = f"{type(error).__name__}: {error}"
+            await asyncio.sleep(pause_s)
+            pause_s = min(5.0, pause_s * 2)
+
+
+class JoinActor:
+    """Runs a joiner for as long as it lives. Create it through `start_joiner`."""
+
+    def __init__(self, redis_url: str, prefix: str) -> None:
+        self._url, self._prefix = redis_url, prefix
+        os.nice(NICENESS)
+        threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="joiner").start()
+
+    async def _run(self) -> None:
+        store = RedisStore(self._url, self._prefix)
+        joiner = Joiner(store)
+        while True:
+            try:
+                await joiner.refresh()
+                away = {f"joining labels of {name}": why for name, why in joiner.problems.items()}
+                report = Report(name="joiner", role="joiner", pid=os.getpid(), ready=not away, away=away)
+                await store.report(report, LEASE_S)
+            except StoreError:
+                pass  # it is away, as everybody else's reports say; this one is back with it
+            await asyncio.sleep(_LIST_EVERY_S)
+
+
+def start_joiner(redis_url: str, prefix: str) -> Any:
+    """Start joining for models without a trainer. Ray restarts it when it dies."""
+    actor = ray.remote(JoinActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        name="joiner", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
+    )
+    return actor.remote(redis_url, prefix)
