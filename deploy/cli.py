@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_experiments, cli_policy, detached
+from deploy import cli_compress, cli_experiments, cli_policy, detached
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -31,6 +31,7 @@ app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
 app.add_typer(cli_experiments.experiment_app, name="experiment")
 app.add_typer(cli_experiments.app)
+app.command()(cli_compress.compress)
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}
 

@@ -14,6 +14,7 @@ from store.errors import SpecError
 from store.schema import Schema, schema_of
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
+Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -74,6 +75,7 @@ class ModelRecord(BaseModel):
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
     best_score: Literal["highest", "lowest"] = "highest"
+    compress: Compression = ""
     network: str = ""
     """Where the torch network comes from, empty for the default one."""
 
@@ -138,6 +140,7 @@ class ModelSpec:
         slices: names of features by whose values reports are broken down; those with few values, such as a country.
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
+        compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
     """
 
     name: str
@@ -152,6 +155,7 @@ class ModelSpec:
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
+    compress: Compression = ""
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +176,7 @@ class ModelSpec:
             max_skew_s=self.max_skew_s,
             slices=self.slices,
             best_score=self.best_score,
+            compress=self.compress,
             network=network,
         )
         known = [one.name for one in record.features.fields]
