@@ -24,12 +24,12 @@ from store.spec import ModelSpec, Schedule
 from trainer.errors import CheckpointError
 from trainer.join import JoinState, LabelJoin
 from trainer.learner import NOTHING, Learned, Learner
+from trainer.retention import forget
 
 if TYPE_CHECKING:
     from trainer.compression.sister import Sister
 
 READ_ENTRIES = 500
-KEPT_VERSIONS, FORGET_EVERY = 50, 10
 TRIM_EVERY_S = 60.0
 TICK_S = 0.5
 LOOK_S = 0.05
@@ -216,7 +216,7 @@ class Trainer:
         if publishes and published:
             before, self._version = self._version, published.number
             await self._compress(published, weights)
-            await self._forget(before, published.number)
+            await forget(self._store, self._model, before, published.number)
         self.busy_s["publish"] += time() - started
 
     async def _compress(self, version: Version, weights: bytes) -> None:
@@ -251,16 +251,6 @@ class Trainer:
             golden=self.learner.golden(self._graph) if good else (),
             lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
         )
-
-    async def _forget(self, before: int, newest: int) -> None:
-        """Drop the weights of old versions, but for those that a policy pins or that are their line's newest. Ten at a time,
-        whenever the numbers, which other lines take as well, have passed a ten."""
-        first, last = (number // FORGET_EVERY * FORGET_EVERY - KEPT_VERSIONS for number in (before, newest))
-        old = range(max(1, first + 1), last + 1)
-        if old:
-            snapshot = await self._store.snapshot(self._model)
-            kept = snapshot.policy.pinned | set(snapshot.channels.values())
-            await self._store.forget_weights(self._model, [number for number in old if number not in kept])
 
     def _until_cut(self) -> float:
         if self._schedule.seconds is None or not self._join.state.since_cut:
