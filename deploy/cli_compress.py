@@ -88,11 +88,9 @@ def _print(found: "Found") -> None:
     batches = list(found.candidates[0].latency_s)
     columns = ("method", "size", *(f"{batch} rows" if batch > 1 else "1 row" for batch in batches))
     quality = f"quality on {found.outcomes:,} labelled predictions" if found.outcomes else "no quality measured: no labels yet"
-    title = (
-        f"{found.model}, version {found.version} and its children: median latency and speed, the parent's being 1; {quality}"
-    )
+    say(f"{found.model}, version {found.version} and its children: median latency, the parent's speed being 1; {quality}")
     rows = [_row(one, batches, measured) for one in found.candidates if not one.why_not]
-    out.print(table((*columns, *(_WORDS[name] for name in measured), *(("loss",) if measured else ())), rows, title))
+    out.print(table((*columns, *(_WORDS[name] for name in measured), *(("loss",) if measured else ())), rows))
     for one in found.candidates:
         if one.why_not:
             say(f"{one.method}: not applicable: {one.why_not}")
@@ -117,5 +115,5 @@ def _row(one: "Candidate", batches: list[int], measured: list[str]) -> list[str 
 def _choice(found: "Found", max_loss: float, batch: int) -> str:
     where = f"at {batch} rows" if batch > 1 else "at 1 row"
     if found.chosen == found.candidates[0].method:
-        return f"none is faster than version {found.version} {where} and loses at most {max_loss:.2%}: nothing is published"
+        return f"none is a tenth faster than version {found.version} {where} and loses at most {max_loss:.2%}: nothing is published"
     return f"{found.chosen} is the fastest {where} of those that lose at most {max_loss:.2%}"

@@ -21,6 +21,7 @@ from trainer.compression.speed import BATCHES, latencies
 from trainer.errors import CompressionError, NotApplicable
 
 PARENT = "parent"
+NOTICEABLE = 1.1
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ class Workshop:
     async def publish(self, found: Found, methods: Sequence[str]) -> None:
         """Publish these methods' results, each as the newest version of its own line; their candidates get their numbers."""
         for candidate in found.candidates:
-            if candidate.method not in methods or candidate.why_not:
+            if candidate.is_parent or candidate.method not in methods or candidate.why_not:
                 continue
             made = self._made[candidate.method]
             candidate.line = f"{found.line}-{candidate.method.replace('_', '-')}"
@@ -178,7 +179,8 @@ def _relative_loss(before: float, after: float) -> float:
 
 
 def choose(found: Found, max_loss: float, batch: int) -> str:
-    """Return the fastest at this many rows whose quality is within the loss, the parent among them.
+    """Return the fastest at this many rows whose quality is within the loss; the parent, where none is a tenth faster than it:
+    less than that is noise.
 
     Raises:
         CompressionError: there is no labelled prediction to measure quality on.
@@ -188,5 +190,6 @@ def choose(found: Found, max_loss: float, batch: int) -> str:
             f"no quality measured: model '{found.model}' has no labelled predictions yet; post feedback first, or choose by "
             "--method"
         )
-    fit = [one for one in found.candidates if not one.why_not and one.loss is not None and one.loss <= max_loss]
-    return min(fit, key=lambda one: one.latency_s[batch]).method
+    fit = [one for one in found.candidates if one.loss is not None and one.loss <= max_loss]
+    faster = [one for one in fit if one.speed[batch] >= NOTICEABLE]
+    return min(faster, key=lambda one: one.latency_s[batch]).method if faster else PARENT

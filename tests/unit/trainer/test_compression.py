@@ -108,9 +108,7 @@ def test_a_compressed_version_answers_as_its_parent_within_the_bound(
 
 
 @pytest.mark.parametrize(("network", "method"), CASES)
-def test_a_compressed_version_is_an_artefact_like_any(
-    parent_of: Callable[[str], Parent], network: str, method: str
-) -> None:
+def test_a_compressed_version_is_an_artefact_like_any(parent_of: Callable[[str], Parent], network: str, method: str) -> None:
     parent = parent_of(network)
     made = parent.compressed(method)
     model = onnx.load_from_string(made.graph.onnx)
@@ -168,7 +166,7 @@ def test_what_does_not_apply_says_why(parent_of: Callable[[str], Parent]) -> Non
         compress(METHODS["static_int8"], table.graph, table.weights, table.rows.take([0, 1, 2]))
     bare = Parent(_no_matrix(WIDE), WIDE)
     for method in METHODS.values():
-        with pytest.raises(NotApplicable, match="no MatMul|no weight matrix"):
+        with pytest.raises(NotApplicable, match=r"no MatMul|no weight matrix"):
             compress(method, bare.graph, bare.weights, bare.rows)
 
 

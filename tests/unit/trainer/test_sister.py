@@ -52,7 +52,9 @@ def _spec(method: Compression) -> ModelSpec:
 async def _outcomes(store: MemoryStore, batch: str, rows: int = 40) -> None:
     """Log a micro-batch: predictions, their labels, and the cut that ends it."""
     ids = [f"{batch}-{row}" for row in range(rows)]
-    asked = Predictions(1.0, ids, ids, [[row / rows] for row in range(rows)], [[0.5]] * rows, [Served("main", 1, 1.0)], [0] * rows)
+    asked = Predictions(
+        1.0, ids, ids, [[row / rows] for row in range(rows)], [[0.5]] * rows, [Served("main", 1, 1.0)], [0] * rows
+    )
     said = FeedbackBatch(1.0, [Feedback(id_, float(row % 2)) for row, id_ in enumerate(ids)])
     await store.append([(log_stream("m"), pack_log(record)) for record in (asked, said, Cut("hand"))])
 
