@@ -115,5 +115,6 @@ def _row(one: "Candidate", batches: list[int], measured: list[str]) -> list[str 
 def _choice(found: "Found", max_loss: float, batch: int) -> str:
     where = f"at {batch} rows" if batch > 1 else "at 1 row"
     if found.chosen == found.candidates[0].method:
-        return f"none is a tenth faster than version {found.version} {where} and loses at most {max_loss:.2%}: nothing is published"
+        faster = f"a tenth faster than version {found.version} {where}"
+        return f"none is {faster} and loses at most {max_loss:.2%}: nothing is published"
     return f"{found.chosen} is the fastest {where} of those that lose at most {max_loss:.2%}"
