@@ -51,7 +51,7 @@ class Trainer:
         self._model = spec.name
         self._store = store
         self._retention_s = retention_s
-        self._reached = reached or _nobody
+        self._reached = reached or (lambda _: None)
         self._log, self._outcomes = log_stream(self._model), outcome_stream(self._model)
         self._join_at = self._read_at = START
         self._low_water = ""
@@ -290,10 +290,6 @@ def _before(position: str) -> str:
     """The greatest position below one, so that a read after it starts with it."""
     milliseconds, sequence = position_key(position)
     return f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{2**64 - 1}"
-
-
-def _nobody(_: str) -> None:
-    """Nobody watches the durable steps."""
 
 
 def _verdict(version: Version | None, learned: Learned) -> str:
