@@ -24,7 +24,7 @@ check: $(DEV_STAMP)  ## style, types, directions of imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(DEV_STAMP)  ## figures: throughput, routing, freshness, hot swap, statistics, quality over the year
+bench: $(DEV_STAMP)  ## figures: throughput, routing, freshness, hot swap, compression, statistics, quality over the year
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 soak: $(DEV_STAMP)  ## what takes long

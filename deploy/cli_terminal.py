@@ -17,6 +17,7 @@ from deploy.client import ApiError, Client
 from deploy.home import AlreadyRunning, Home, NotRunning
 from deploy.settings import Settings
 from store.errors import StoreError
+from trainer.errors import TrainerError
 
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 
@@ -47,7 +48,7 @@ def errors() -> Generator[None]:
         yield
     except typer.Exit:
         raise
-    except (ApiError, AlreadyRunning, NotRunning, StoreError, OSError, ValueError, RuntimeError) as error:
+    except (ApiError, AlreadyRunning, NotRunning, StoreError, TrainerError, OSError, ValueError, RuntimeError) as error:
         if type(error) is RuntimeError:
             raise
         err.print("[red]error:[/red]", Text(str(error)), soft_wrap=True, highlight=False)

@@ -22,7 +22,9 @@ NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"
 
 
 SMALL_BYTES = 2**20
-"""Weights of a model whose run is mostly overhead: there, looking for ways to fuse its nodes costs more than it saves."""
+"""Weights of a model whose run is mostly overhead: there, looking for ways to fuse its nodes costs more than it saves.
+
+Not where weights are bytes: nodes that are not fused would make float32 of them again in every run."""
 
 
 _DIGEST = 32
@@ -59,10 +61,10 @@ def open_session(graph: bytes, weights: bytes) -> Session:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
-    if len(weights) < SMALL_BYTES:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         tensors = load(weights)
+        if len(weights) < SMALL_BYTES and not any(tensor.itemsize == 1 for tensor in tensors.values()):
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.array(tensor)) for tensor in tensors.values()]
         options.add_external_initializers(list(tensors), values)
         runtime = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

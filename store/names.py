@@ -27,5 +27,10 @@ def controller_consumer(model: str) -> str:
     return f"controller:{model}"
 
 
+def compressed_line(line: str) -> str:
+    """Where a learner that publishes its versions compressed as well puts those."""
+    return f"{line}-compressed"
+
+
 def learner_consumer(model: str, line: str = MAIN) -> str:
     return f"learner:{model}:{line}"

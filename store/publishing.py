@@ -1,12 +1,13 @@
 """Versions that were made elsewhere: put beside those that the platform trains, on a line of their own."""
 
+from collections.abc import Mapping
 from time import time
 from typing import Any
 
 import numpy as np
 
 from store.artefact import ArtefactError, digest_of, open_session, unpack_golden
-from store.names import learner_consumer
+from store.names import compressed_line, learner_consumer
 from store.policy import MAIN
 from store.protocols import Advance, Commit, Graph, Store, Version
 
@@ -14,19 +15,31 @@ TOLERANCE = 1e-4
 """How far golden answers may lie apart, for scores of about 1; larger ones get as much more."""
 
 
-async def publish(store: Store, model: str, graph: Graph, weights: bytes, line: str, reason: str = "") -> Version:
+async def publish(
+    store: Store,
+    model: str,
+    graph: Graph,
+    weights: bytes,
+    line: str,
+    reason: str = "",
+    *,
+    parent: int = 0,
+    tolerance: float | None = None,
+    lineage: Mapping[str, Any] | None = None,
+) -> Version:
     """Publish a graph with its weights as the newest version of a line; return it with its number.
 
     Raises:
         ValueError: the line is the trainer's own.
         ArtefactError: the graph does not open with these weights, or does not answer its golden inputs.
     """
-    if line == MAIN:
-        raise ValueError(f"line '{MAIN}' is the trainer's: name another")
+    if line in (MAIN, compressed_line(MAIN)):
+        raise ValueError(f"line '{line}' is the trainer's: name another")
     scores = open_session(graph.onnx, weights).run(unpack_golden(graph.golden_inputs))
     if not np.isfinite(scores).all():
         raise ArtefactError("the version answers its golden inputs with what is no finite number")
-    return await publish_answered(store, model, graph, weights, scores, line, {"made": "elsewhere", "why": reason})
+    told = lineage if lineage is not None else {"made": "elsewhere", "why": reason}
+    return await publish_answered(store, model, graph, weights, scores, line, told, parent=parent, tolerance=tolerance)
 
 
 async def publish_answered(
@@ -36,14 +49,18 @@ async def publish_answered(
     weights: bytes,
     scores: np.ndarray,
     line: str,
-    lineage: dict[str, Any],
+    lineage: Mapping[str, Any],
     spec: str = "",
+    *,
+    parent: int = 0,
+    tolerance: float | None = None,
 ) -> Version:
     """Publish likewise, where a process of its own has answered the golden inputs; nothing of the graph runs in this one.
 
     Args:
         scores: the answers, finite, float32 [golden rows, outputs].
         spec: the digest of the model's declaration.
+        tolerance: how far a replica's answers may lie from `scores`; None for float32's own.
 
     Raises:
         Fenced: another version was put on the line meanwhile.
@@ -55,14 +72,15 @@ async def publish_answered(
     version = Version(
         model=model,
         line=line,
+        parent=parent,
         position=f"{count}-0",
         created_at=time(),
         graph=graph.digest,
         weights=digest_of(weights),
         spec=spec,
         golden=tuple(tuple(row) for row in scores.tolist()),
-        tolerance=TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0))),
-        lineage=lineage,
+        tolerance=TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0))) if tolerance is None else tolerance,
+        lineage=dict(lineage),
     )
     published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights))
     assert published is not None

@@ -15,6 +15,7 @@ from store.keys import Limits
 from store.schema import Schema, schema_of
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
+Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -75,6 +76,7 @@ class ModelRecord(BaseModel):
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
     best_score: Literal["highest", "lowest"] = "highest"
+    compress: Compression = ""
     limits: Limits = Limits()
     loaded: bool = True
     """Whether replicas serve it; its learner goes on in any case."""
@@ -145,6 +147,7 @@ class ModelSpec:
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
+        compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
     """
 
     name: str
@@ -160,6 +163,7 @@ class ModelSpec:
     slices: tuple[str, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
+    compress: Compression = ""
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,6 +185,7 @@ class ModelSpec:
             slices=self.slices,
             best_score=self.best_score,
             limits=self.limits,
+            compress=self.compress,
             network=network,
         )
         known = [one.name for one in record.features.fields]

@@ -2,7 +2,9 @@
 
 TrainerError
 ├── ExportError       the network cannot be exported as a graph with external weights
-└── CheckpointError   a checkpoint that does not fit the log, or cannot be read
+├── CheckpointError   a checkpoint that does not fit the log, or cannot be read
+└── CompressionError  a version cannot be compressed
+    └── NotApplicable by this method: its network, or what was logged, does not allow it
 """
 
 
@@ -16,3 +18,11 @@ class ExportError(TrainerError):
 
 class CheckpointError(TrainerError):
     """A checkpoint does not fit the log or the network, or cannot be read."""
+
+
+class CompressionError(TrainerError):
+    """A version cannot be compressed, or a compressed graph does not fit the weights."""
+
+
+class NotApplicable(CompressionError):
+    """A method does not apply to a version; the text says why."""

@@ -1,10 +1,6 @@
 """Export a network once per architecture: a graph whose weights are all external and named as in the state dict."""
 
-import contextlib
-import logging
-import os
-import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +18,7 @@ from store.encoding import Encoded
 from store.protocols import Graph
 from store.schema import Schema
 from trainer.errors import ExportError
+from trainer.quiet import quiet
 
 GOLDEN_ROWS = 8
 
@@ -101,7 +98,7 @@ def export(scorer: Scorer, schema: Schema) -> Graph:
     tensors = (torch.from_numpy(golden.numbers), torch.from_numpy(golden.categories))
     rows = torch.export.Dim("rows")
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 scorer.eval(), tensors, dynamo=True, optimize=False, verbose=False,
                 input_names=[NUMBERS, CATEGORIES], output_names=[SCORES], dynamic_shapes=({0: rows}, {0: rows}),
@@ -150,16 +147,3 @@ def _replace(field: Any, values: Sequence[Any]) -> None:
     """Set a repeated protobuf field, which cannot be assigned."""
     del field[:]
     field.extend(values)
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """The exporter prints its progress and warns of what is not ours."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

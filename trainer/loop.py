@@ -1,9 +1,9 @@
 """The trainer of one model: join, learn, publish, over and over; killed anywhere, it goes on as if nothing had happened.
 
 There are two durable steps, and each is atomic in the store: the join moves its position together with the outcomes it
-appends; the learner moves its position together with its optimiser's state and the version it publishes. Between two steps
-nothing is kept that the log does not give back. Each step is fenced by the position it starts from, so that of two
-trainers of one model only one can move.
+appends; the learner moves its position together with its optimiser's state and the version it publishes. A third may
+follow it: the version's compressed child. Between two steps nothing is kept that the log does not give back. Each step is
+fenced by the position it starts from, so that of two trainers of one model only one can move.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import json
 import platform
 from collections.abc import Callable
 from time import time
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,8 +23,10 @@ from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpac
 from store.spec import ModelSpec, Schedule
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
+from trainer.retention import forget
 
-KEPT_VERSIONS, FORGET_EVERY = 50, 10
+if TYPE_CHECKING:
+    from trainer.compression.sister import Sister
 
 
 class Trainer:
@@ -46,6 +49,7 @@ class Trainer:
         self._learner_at = START
         self._batch: list[Outcome] = []
         self._version = 0
+        self._sister: Sister | None = None
         self._schedule: Schedule = spec.schedule
         self._cut_at = time()
         self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
@@ -105,6 +109,7 @@ class Trainer:
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
             self.learner.restore(weights, await self._store.blob(name))
+            await self._compress(version, weights)
         else:
             self._graph = self.learner.export()
             await self._store.put_graph(self._model, self._graph)
@@ -151,10 +156,22 @@ class Trainer:
         self._reached("publish.after")
         self._learner_at = position
         if publishes and published:
-            self._version = published.number
-            if published.number % FORGET_EVERY == 0:
-                await self._forget(published.number - KEPT_VERSIONS)
+            before, self._version = self._version, published.number
+            await self._compress(published, weights)
+            await forget(self._store, self._model, before, published.number)
         self.busy_s["publish"] += time() - started
+
+    async def _compress(self, version: Version, weights: bytes) -> None:
+        """Publish a version's compressed child, where the declaration asks for one and there is none yet."""
+        if not self._spec.compress:
+            return
+        if self._sister is None:
+            from trainer.compression.sister import Sister  # noqa: PLC0415 - quantisers, which most models do without
+
+            self._sister = Sister(self._store, self._spec.record)
+            await self._sister.start()
+        await self._sister.follow(version, self._graph, weights)
+        self._reached("compress.after")
 
     def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes) -> Version:
         good = not learned.rejected
@@ -176,12 +193,6 @@ class Trainer:
             golden=self.learner.golden(self._graph) if good else (),
             lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
         )
-
-    async def _forget(self, newest: int) -> None:
-        """Drop the weights of the last versions up to `newest`, but for those that a policy pins."""
-        pinned = (await self._store.snapshot(self._model)).policy.pinned
-        old = range(max(1, newest - FORGET_EVERY + 1), newest + 1)
-        await self._store.forget_weights(self._model, [number for number in old if number not in pinned])
 
     def _until_cut(self) -> float:
         if self._schedule.seconds is None or not self._joining.since_cut:

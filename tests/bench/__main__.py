@@ -5,10 +5,10 @@ import platform as machine
 
 import psutil
 
-from tests.bench import interleaving, quality, routing, serving, statistics, travellers
+from tests.bench import compress, interleaving, quality, routing, serving, statistics, travellers
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "memory")
-PARTS = (*ON_PLATFORM, "planning", "statistics", "interleaving", "travellers", "quality")
+PARTS = (*ON_PLATFORM, "planning", "compress", "statistics", "interleaving", "travellers", "quality")
 
 
 def main() -> None:
@@ -24,6 +24,8 @@ def main() -> None:
         run_serving(wanted, 10 if given.soak else 1)
     if "planning" in wanted:
         routing.planning()
+    if "compress" in wanted:
+        compress.compress_figures()
     if "statistics" in wanted:
         statistics.statistics_figures()
     if "interleaving" in wanted:

@@ -47,8 +47,8 @@ def network(schema, outputs):
     return Dropping(schema.numbers, schema.buckets, outputs)
 
 
-spec = ModelSpec(name="coin", features=Features, network=network, schedule=Schedule(seconds=None))
-url, prefix, kill_at, count, delay_s, last = sys.argv[1:]
+url, prefix, kill_at, count, delay_s, last, compress = sys.argv[1:]
+spec = ModelSpec(name="coin", features=Features, network=network, schedule=Schedule(seconds=None), compress=compress)
 seen = 0
 
 
@@ -100,8 +100,10 @@ def _write_log(url: str, prefix: str) -> str:
     return f"1700000000000-{position}"
 
 
-def _train(url: str, prefix: str, last: str, kill_at: str = "-", count: int = 0, delay_s: float = 0.0) -> int:
-    arguments = [url, prefix, kill_at, str(count), str(delay_s), last]
+def _train(
+    url: str, prefix: str, last: str, kill_at: str = "-", count: int = 0, delay_s: float = 0.0, compress: str = ""
+) -> int:
+    arguments = [url, prefix, kill_at, str(count), str(delay_s), last, compress]
     root = Path(__file__).parents[2]
     return subprocess.run([sys.executable, "-c", TRAINER, *arguments], cwd=root, check=False, timeout=300).returncode
 
@@ -136,3 +138,24 @@ def test_a_killed_trainer_ends_with_the_bits_of_one_that_was_not(redis_url: str,
     assert len(versions) == CUTS + 1
     assert len({(version.line, version.position) for version in versions}) == len(versions)
     assert [version.outcomes for version in versions] == [ROWS] * CUTS + [0]
+
+
+def test_a_killed_trainer_leaves_each_version_with_one_compressed_child(redis_url: str, prefix: str) -> None:
+    calm, killed, method = f"{prefix}-calm-sister", f"{prefix}-killed-sister", "dynamic_int8"
+    last = _write_log(redis_url, calm)
+    assert _write_log(redis_url, killed) == last
+    assert _train(redis_url, calm, last, compress=method) == 0
+    for stage in ("publish.before", "publish.after", "compress.after"):
+        for count in (1, 2):
+            assert _train(redis_url, killed, last, kill_at=stage, count=count, compress=method) == -9, stage
+    moments = random.Random(12)
+    for _ in range(5):
+        assert _train(redis_url, killed, last, delay_s=moments.uniform(0.005, 0.4), compress=method) in (0, -9)
+    assert _train(redis_url, killed, last, compress=method) == 0
+    expected, actual = (asyncio.run(_result(redis_url, place)) for place in (calm, killed))
+    assert actual[1:] == expected[1:]
+    parents, children = ([version for version in actual[0] if version.line == line] for line in ("main", "main-compressed"))
+    assert len(parents) == CUTS + 1
+    assert [(one.parent, one.position) for one in children] == [(one.number, one.position) for one in parents]
+    theirs = [version.weights for version in expected[0] if version.line == "main-compressed"]
+    assert [one.weights for one in children] == theirs

@@ -1,0 +1,195 @@
+"""A version compressed by every method that applies: measured in turn with its parent, and published beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from store.artefact import Session, open_session, unpack_golden
+from store.encoding import Encoded, Encoder
+from store.errors import NotFound
+from store.policy import MAIN
+from store.protocols import Graph, Store, Version
+from store.publishing import publish
+from store.records import Outcome
+from store.spec import ModelRecord
+from trainer.compression import METHODS, Compressed, compress, requantise
+from trainer.compression.logged import newest_outcomes, newest_rows
+from trainer.compression.quality import LOSS, answers, likeness, quality
+from trainer.compression.recipe import recipe_of
+from trainer.compression.speed import BATCHES, latencies
+from trainer.errors import CompressionError, NotApplicable
+
+PARENT = "parent"
+NOTICEABLE = 1.1
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A version, or what a method made of it. `why_not` says why there is nothing; latencies are median seconds by rows;
+    `version` is its number, 0 while it is not published."""
+
+    method: str
+    why_not: str = ""
+    bytes: int = 0
+    latency_s: dict[int, float] = field(default_factory=dict[int, float])
+    speed: dict[int, float] = field(default_factory=dict[int, float])
+    """Its parent's latency as a multiple of its own: below 1 it is slower."""
+    quality: dict[str, float] = field(default_factory=dict[str, float])
+    loss: float | None = None
+    """How much worse than its parent, as a share of the parent's log loss or squared error; None where nothing is labelled."""
+    line: str = ""
+    version: int = 0
+
+    @property
+    def is_parent(self) -> bool:
+        return self.method == PARENT
+
+
+@dataclass(slots=True)
+class Found:
+    """What became of one version. `outcomes` is how many labelled predictions quality was measured on."""
+
+    model: str
+    version: int
+    line: str
+    outcomes: int
+    candidates: list[Candidate]
+    """The parent comes first."""
+    chosen: str = ""
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parent:
+    record: ModelRecord
+    version: Version
+    graph: Graph
+    weights: bytes
+    session: Session
+
+
+class Workshop:
+    """Compresses one version. Call `measure`, then `publish` what is wanted of it."""
+
+    def __init__(self, store: Store, model: str) -> None:
+        self._store = store
+        self._model = model
+        self._made: dict[str, Compressed] = {}
+
+    async def measure(self, number: int | None, methods: Sequence[str]) -> Found:
+        """Compress a version, the newest of its line main if `number` is None, by each of the methods, and measure all.
+
+        Raises:
+            NotFound: there is no such model or version, or its weights are not kept.
+            CompressionError: the version is rejected, or compressed already.
+        """
+        parent = await self._parent(number)
+        logged = await newest_outcomes(self._store, self._model)
+        rows = await newest_rows(self._store, self._model)
+        encoded = Encoder(parent.record.features).encode(rows) if rows else None
+        candidates = [Candidate(PARENT, bytes=len(parent.weights), line=parent.version.line, version=parent.version.number)]
+        candidates += [self._compressed(parent, method, encoded) for method in methods]
+        sessions = {PARENT: parent.session} | {name: made.session for name, made in self._made.items()}
+        measured = [candidate for candidate in candidates if not candidate.why_not]
+        _measure_speed(measured, sessions, encoded or unpack_golden(parent.graph.golden_inputs))
+        _measure_quality(measured, sessions, parent.record, logged)
+        return Found(self._model, parent.version.number, parent.version.line, len(logged), candidates)
+
+    async def publish(self, found: Found, methods: Sequence[str]) -> None:
+        """Publish these methods' results, each as the newest version of its own line; their candidates get their numbers."""
+        for candidate in found.candidates:
+            if candidate.is_parent or candidate.method not in methods or candidate.why_not:
+                continue
+            made = self._made[candidate.method]
+            candidate.line = f"{found.line}-{candidate.method.replace('_', '-')}"
+            measured = asdict(candidate) | {"outcomes": found.outcomes}
+            lineage = {
+                "parent": found.version,
+                "method": candidate.method,
+                "cut": f"{candidate.method} of version {found.version}",
+                "measured": {name: measured[name] for name in _MEASURED},
+            }
+            version = await publish(
+                self._store, self._model, made.graph, made.weights, candidate.line,
+                parent=found.version, tolerance=made.tolerance, lineage=lineage,
+            )  # fmt: skip
+            candidate.version = version.number
+
+    async def _parent(self, number: int | None) -> _Parent:
+        records = await self._store.models()
+        if self._model not in records:
+            raise NotFound(f"no model '{self._model}'; there are: {', '.join(sorted(records)) or 'none'}")
+        if number is None:
+            number = (await self._store.snapshot(self._model)).channels.get(f"{MAIN}@latest")
+            if number is None:
+                raise NotFound(f"model '{self._model}' has no version yet")
+        version = await self._store.version(self._model, number)
+        if version.status != "published":
+            raise CompressionError(f"version {number} is {version.status}: {version.reason}; compress one that is published")
+        weights = await self._store.weights(self._model, number)
+        graph = await self._store.graph(self._model, version.graph)
+        if (known := recipe_of(graph.onnx)) is not None:
+            raise CompressionError(
+                f"version {number} is compressed already, by {known.method}: compress version {version.parent}, its parent"
+            )
+        return _Parent(records[self._model], version, graph, weights, open_session(graph.onnx, weights))
+
+    def _compressed(self, parent: _Parent, name: str, rows: Encoded | None) -> Candidate:
+        method = METHODS[name]
+        try:
+            graph = compress(method, parent.graph, parent.weights, rows)
+        except NotApplicable as why:
+            return Candidate(name, why_not=str(why))
+        recipe = recipe_of(graph.onnx)
+        assert recipe is not None
+        made = self._made[name] = requantise(method, graph, recipe, parent.weights)
+        return Candidate(name, bytes=len(made.weights))
+
+
+_MEASURED = ("bytes", "latency_s", "speed", "quality", "loss", "outcomes")
+
+
+def _measure_speed(candidates: Sequence[Candidate], sessions: Mapping[str, Session], rows: Encoded) -> None:
+    seconds = latencies(sessions, rows)
+    for candidate in candidates:
+        candidate.latency_s = seconds[candidate.method]
+        candidate.speed = {batch: seconds[PARENT][batch] / candidate.latency_s[batch] for batch in BATCHES}
+
+
+def _measure_quality(
+    candidates: Sequence[Candidate], sessions: Mapping[str, Session], record: ModelRecord, outcomes: Sequence[Outcome]
+) -> None:
+    if not outcomes:
+        return
+    rows = Encoder(record.features).encode([outcome.row for outcome in outcomes])
+    labels = [outcome.label for outcome in outcomes]
+    scores = {candidate.method: answers(sessions[candidate.method], rows) for candidate in candidates}
+    base = quality(record, labels, scores[PARENT])
+    for candidate in candidates:
+        theirs = scores[candidate.method]
+        candidate.quality = quality(record, labels, theirs) | likeness(record, scores[PARENT], theirs)
+        candidate.loss = _relative_loss(base[LOSS[record.objective]], candidate.quality[LOSS[record.objective]])
+
+
+def _relative_loss(before: float, after: float) -> float:
+    return (after - before) / max(before, float(np.finfo(np.float32).tiny))
+
+
+def choose(found: Found, max_loss: float, batch: int) -> str:
+    """Return the fastest at this many rows whose quality is within the loss; the parent, where none is a tenth faster than it:
+    less than that is noise.
+
+    Raises:
+        CompressionError: there is no labelled prediction to measure quality on.
+    """
+    if not found.outcomes:
+        raise CompressionError(
+            f"no quality measured: model '{found.model}' has no labelled predictions yet; post feedback first, or choose by "
+            "--method"
+        )
+    fit = [one for one in found.candidates if one.loss is not None and one.loss <= max_loss]
+    faster = [one for one in fit if one.speed[batch] >= NOTICEABLE]
+    return min(faster, key=lambda one: one.latency_s[batch]).method if faster else PARENT
