@@ -9,6 +9,7 @@ from typing import Any
 from deploy.kubernetes.parts import (
     REDIS_PORT,
     Manifest,
+    exactly,
     from_secret,
     labels_of,
     metadata,
@@ -87,6 +88,15 @@ def ray_service(values: Values) -> Manifest:
     }
 
 
+def who_reaches_ray(values: Values) -> Manifest:
+    among_themselves = {"from": [{"podSelector": {"matchLabels": labels_of(values, "ray")}}]}
+    kuberay = {
+        "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}}],
+        "ports": tcp(_DASHBOARD_PORT, _AGENT_PORT),
+    }
+    return policy(values, "ray", [among_themselves, kuberay, {"ports": tcp(API_PORT)}])
+
+
 def _group(values: Values, name: str, workers: Workers, gpus: int = 0) -> Manifest:
     return {
         "groupName": name,
@@ -156,15 +166,6 @@ def _secret_environment(values: Values) -> list[Manifest]:
         return [token, from_secret(values, "TIDEMILL_REDIS_URL", "redis-url")]
     url = f"redis://:$(VALKEY_PASSWORD)@{valkey_name(values)}:{REDIS_PORT}/0"
     return [token, from_secret(values, "VALKEY_PASSWORD", "valkey-password"), {"name": "TIDEMILL_REDIS_URL", "value": url}]
-
-
-def who_reaches_ray(values: Values) -> Manifest:
-    among_themselves = {"from": [{"podSelector": {"matchLabels": labels_of(values, "ray")}}]}
-    kuberay = {
-        "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}}}],
-        "ports": tcp(_DASHBOARD_PORT, _AGENT_PORT),
-    }
-    return policy(values, "ray", [among_themselves, kuberay, {"ports": tcp(API_PORT)}])
 
 
 def _probe(path: str, port: int, *, period: int, failures: int) -> Manifest:
