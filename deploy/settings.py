@@ -24,3 +24,13 @@ class Settings(BaseSettings):
     """None: where it is to be had."""
     seed: int | None = None
     """Replaces the specs' own seed of the initial weights."""
+
+
+class Elsewhere(BaseSettings):
+    """A platform that was not started here, such as one on a cluster: with a `url`, the commands talk to that one."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True)
+
+    url: str = ""
+    token: str = ""
+    """Its operators' token."""

@@ -28,9 +28,7 @@ class Scaling(BaseModel):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.max_replicas < self.min_replicas:
-            raise ValueError(
-                f"max_replicas is {self.max_replicas}, below min_replicas, {self.min_replicas}: raise it, or lower that"
-            )
+            raise ValueError(f"max_replicas, {self.max_replicas}, must be at least min_replicas, {self.min_replicas}")
         return self
 
     def config(self) -> AutoscalingConfig:
