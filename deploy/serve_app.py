@@ -9,7 +9,7 @@ with the application. While clusters are replaced, two trainers may work on one 
 commit. What is secret comes from the nodes' environment, never from the file.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,10 +30,21 @@ class Secrets(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True)
 
-    redis_url: str = Field(min_length=1)
+    redis_url: str = ""
     """Redis or Valkey, with its password."""
-    token: str = Field(min_length=1)
+    token: str = ""
     """The operators' token."""
+
+    def checked(self) -> Self:
+        """Return self.
+
+        Raises:
+            ValueError: one is missing; without a token, everybody would be an operator, or nobody.
+        """
+        missing = [f"TIDEMILL_{name.upper()}" for name, value in self if not value]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be in the environment of every node of the cluster")
+        return self
 
 
 class TrainerResources(BaseModel):
@@ -63,9 +74,10 @@ def build(arguments: Arguments) -> serve.Application:
     """Return the application; Serve calls this on the cluster.
 
     Raises:
-        SpecError: a spec cannot be imported. The application then fails to deploy, with that text.
+        SpecError, ValueError: a spec cannot be imported, or a secret is missing. The application then fails to deploy, and
+            `serve status` has that text.
     """
-    secrets = Secrets()  # pyright: ignore[reportCallIssue] - from the environment
+    secrets = Secrets().checked()
     url, prefix = secrets.redis_url, arguments.prefix
     settings = ServingSettings(
         redis_url=url, prefix=prefix, token=secrets.token, when_redis_is_away=arguments.when_redis_is_away
