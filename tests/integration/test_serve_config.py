@@ -168,7 +168,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     ):
         until(lambda: _answers(f"{cluster.dashboard}/api/gcs_healthz"), "Ray's dashboard answers")
         cluster.deploy()
-        until(lambda: _answers(f"{cluster.url}/readyz"), "every model can answer")
+        until(lambda: _answers(f"{cluster.url}/readyz"), "every model can answer", patience_s=300)
         yield cluster
 
 
@@ -238,7 +238,7 @@ def test_a_changed_config_is_taken_on_and_replicas_follow_the_predictions_at_wor
     def ask() -> None:
         with cluster.client() as client:
             while not enough.is_set():
-                # A replica that is being replaced cuts off what it has at work.
+                # A replica that is being replaced may cut off what it has at work.
                 with suppress(ApiError, httpx.HTTPError):
                     client.predict("click", [{"features": {"x": 1.0}}] * 200)
 
