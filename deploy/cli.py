@@ -87,6 +87,22 @@ def down(home: HomeOption = None) -> None:
 
 
 @app.command()
+def manifests(
+    values: Annotated[Path, typer.Option(help="What the platform is made of; see deploy/kubernetes/values.yaml.")],
+    secrets: Annotated[bool, typer.Option("--secrets", help="Only the Secret, with new words: for kubectl create.")] = False,
+) -> None:
+    """Write Kubernetes manifests, for kubectl apply."""
+    with errors():
+        # The other commands start without what these import.
+        from deploy.kubernetes.manifests import platform, secret  # noqa: PLC0415
+        from deploy.kubernetes.parts import to_yaml  # noqa: PLC0415
+        from deploy.kubernetes.values import read_values  # noqa: PLC0415
+
+        given = read_values(values)
+        print(to_yaml(secret(given)) if secrets else to_yaml(*platform(given)), end="")
+
+
+@app.command()
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Say what runs, what it learned, and what is away."""
     with errors(), connected(home) as client:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from deploy.client import ApiError, Client
 from deploy.home import AlreadyRunning, Home, NotRunning
-from deploy.settings import Settings
+from deploy.settings import Elsewhere, Settings
 from store.errors import StoreError
 from trainer.errors import TrainerError
 
@@ -34,11 +34,19 @@ def configured(**given: Any) -> Settings:
 
 @contextmanager
 def connected(home: Path | None) -> Generator[Client]:
-    """A client of the platform that runs in this home, which says who asks."""
-    place = Home(configured(home=home).home)
-    running = place.expect()
-    with Client(running.url, place.token(), operator=_user()) as client:
+    """A client of the platform in TIDEMILL_URL, or else of the one that runs in this home; it says who asks."""
+    url, token = _reached(home)
+    with Client(url, token, operator=_user()) as client:
         yield client
+
+
+def _reached(home: Path | None) -> tuple[str, str]:
+    """Return a platform's URL and its operators' token. A home that is named goes before what the environment says."""
+    elsewhere = Elsewhere()
+    if elsewhere.url and home is None:
+        return elsewhere.url, elsewhere.token
+    place = Home(configured(home=home).home)
+    return place.expect().url, place.token()
 
 
 @contextmanager

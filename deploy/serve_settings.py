@@ -15,14 +15,24 @@ from store import tether
 
 _LONGEST_RUN_DIRECTORY = 36
 
-# Ray reads these when it is first imported: a program that imports ray before it calls `start_ray` sets them first.
-LOCAL_ENVIRONMENT = {
+# Ray reads these when it is first imported: on a cluster they belong into the environment of every node.
+SERVE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray gives all workers the lowest priority; here the replicas are what the machine is for (trainers lower their own).
     "RAY_worker_niceness": "0",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # On a busy machine HAProxy's actor needs more than Serve's 5 s, and is killed in the middle of its start.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # Serve's own request metrics cost a log line per request; the application has better ones.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": express.IMPORT_PATH,
+}
+
+# For one machine; a program that imports ray before it calls `start_ray` sets them first.
+LOCAL_ENVIRONMENT = SERVE_ENVIRONMENT | {
     # Ray's name for "this is no cluster": every port of Ray's own is then opened on loopback only.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # At rest Ray and Serve keep a sixth of a core busy with themselves; this was measured to take a quarter off.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
     "RAY_enable_metrics_collection": "0",
@@ -33,12 +43,6 @@ LOCAL_ENVIRONMENT = {
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PORT_QUARANTINE_S": "15",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
-    # On a busy machine HAProxy's actor needs more than Serve's 5 s, and is killed in the middle of its start.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-    # Serve's own request metrics cost a log line per request; the application has better ones.
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": express.IMPORT_PATH,
 }
 
 

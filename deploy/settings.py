@@ -16,6 +16,8 @@ class Settings(BaseSettings):
     home: Path = Path(".tidemill")
     redis_url: str = ""
     """An existing Redis or Valkey; empty starts one."""
+    api_key: str = Field(default="", repr=False)
+    """A key for predictions, beside those of `tidemill key`: for containers, whose secrets come from outside."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65_535)
     replicas: int = Field(default=1, ge=1, le=64)
@@ -35,3 +37,13 @@ class Settings(BaseSettings):
             return not ip_address(self.host).is_loopback
         except ValueError:
             return self.host != "localhost"
+
+
+class Elsewhere(BaseSettings):
+    """A platform that was not started here, such as one on a cluster: with a `url`, the commands talk to that one."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True)
+
+    url: str = ""
+    token: str = ""
+    """Its operators' token."""

@@ -94,15 +94,15 @@ class Access:
     """One replica's doorkeeper.
 
     Args:
-        token: the first operator's, an admin by it.
+        token: the first operator's, an admin by it. `api_key`: one for predictions; empty for none.
         required: whether predictions need a key; on loopback they do not.
         replicas: how many share the limits.
 
     `keys` is replaced whole when keys change; None until they have been read.
     """
 
-    def __init__(self, token: str, required: bool, replicas: int) -> None:
-        self._token = token.encode()
+    def __init__(self, token: str, api_key: str, required: bool, replicas: int) -> None:
+        self._token, self._api_key = token.encode(), api_key.encode()
         self.required = required
         self.keys: Mapping[str, Key] | None = None
         self._replicas = replicas
@@ -129,6 +129,8 @@ class Access:
 
     def _owner(self, given: bytes) -> Caller | None:
         """Return the owner of a key, None of what does not look like one; raises Unauthorized for one that is not good."""
+        if self._api_key and hmac.compare_digest(given, self._api_key):
+            return _APPLICATION
         parts = parts_of(given.decode("latin-1"))
         if parts is None:
             if self.required:
@@ -177,6 +179,7 @@ class Access:
 
 
 UNLIMITED = Limits()
+_APPLICATION = Caller("application", "predict")
 
 
 @dataclass(slots=True)

@@ -1,11 +1,12 @@
 """The Serve application: one ingress deployment whose replicas answer predictions in their own process."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +25,7 @@ from serving.metrics import merge
 from serving.open_inference import OpenInference
 from serving.operators import CALLER, Handler, Operators, guarded
 from serving.replica import Replica
+from serving.scaling import AT_WORK, Scaling
 from serving.settings import ServingSettings
 from store.errors import Unavailable
 
@@ -40,6 +42,11 @@ class Edge:
         self._handlers = handlers
         self._max_ongoing = max_ongoing
         self._ongoing = 0
+
+    @property
+    def ongoing(self) -> int:
+        """Predictions at work now."""
+        return self._ongoing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if express.is_prediction(scope):
@@ -226,24 +233,45 @@ async def _wrong_method(request: Request, error: Any) -> Response:
     return answer(message, 405, {"allow": allowed})
 
 
-def application(settings: ServingSettings, replicas: int = 1) -> serve.Application:
-    """Return the Serve application with that many ingress replicas."""
+def application(
+    settings: ServingSettings,
+    replicas: int | Scaling = 1,
+    *,
+    cpus: float = 0.1,
+    workers: Sequence[serve.Application] = (),
+) -> serve.Application:
+    """Return the Serve application.
+
+    Args:
+        replicas: how many ingress replicas, or between how many.
+        cpus: what a replica asks Ray for.
+        workers: deployed together with the ingress, and never called by it.
+    """
 
     class Ingress:
         """The deployment that every request comes to."""
 
-    def built() -> Edge:  # Serve tells a builder from an application by its being a plain function
-        return build(settings)
+        def __init__(self, *_: DeploymentHandle[Any]) -> None:
+            self._edge: Edge | None = None
 
+        def __serve_build_asgi_app__(self) -> Edge:
+            self._edge = build(settings)
+            return self._edge
+
+        def record_autoscaling_stats(self) -> dict[str, int]:
+            return {AT_WORK: self._edge.ongoing if self._edge is not None else 0}
+
+    scaled = isinstance(replicas, Scaling)
     ingress = serve.deployment(
         name="ingress",
-        num_replicas=replicas,
+        num_replicas=None if scaled else replicas,
+        autoscaling_config=replicas.config() if scaled else None,
         max_ongoing_requests=settings.max_ongoing,
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": cpus},
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=5,
         # Serve makes a record of every request at INFO even where nothing is written.
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-    )(serve.ingress(built)(Ingress))
-    return ingress.bind()
+    )(serve.ingress()(Ingress))
+    return ingress.bind(*workers)

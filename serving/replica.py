@@ -36,7 +36,7 @@ class Replica:
         self.name = uuid.uuid4().hex[:12]
         self.store = RedisStore(settings.redis_url, settings.prefix, settings.redis_timeout_s)
         self.metrics = ReplicaMetrics()
-        self.access = Access(settings.token, settings.require_key, settings.replicas)
+        self.access = Access(settings.token, settings.api_key, settings.require_key, settings.replicas)
         self.models: dict[str, Hosted] = {}
         self.applied: dict[str, Applied] = {}
         self.control_away = "not connected yet"

@@ -13,6 +13,8 @@ class ServingSettings(BaseModel):
     redis_url: str
     prefix: str = "tidemill"
     token: str = Field(default="", repr=False)
+    api_key: str = Field(default="", repr=False)
+    """One key for predictions that is given from outside, such as by a container's environment."""
     require_key: bool = False
     """Whether predictions need a key, as they must where others than this machine can reach the platform."""
     replicas: int = 1

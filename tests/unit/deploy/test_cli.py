@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from deploy import cli_declaration, cli_experiments, cli_report, cli_words
 from deploy.cli import app
@@ -350,3 +351,18 @@ def test_reasons_are_printed_as_they_are(platform: FakePlatform) -> None:
     said = platform.says("versions", "m")
     assert "rejected: a [bold]bad[/bold] one" in said
     assert "0.5000" in said
+
+
+def test_a_platform_elsewhere_is_named_by_its_url(platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_URL", "http://elsewhere")
+    monkeypatch.setenv("TIDEMILL_TOKEN", "of-the-cluster")
+    platform.answers["GET /admin/audit"] = {"records": []}
+    CliRunner().invoke(app, ["audit"])
+    [headers] = platform.headers
+    assert (headers["host"], headers["authorization"]) == ("elsewhere", "Bearer of-the-cluster")
+
+
+def test_a_home_that_is_named_goes_before_the_url(platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_URL", "http://elsewhere")
+    platform.run("audit")
+    assert platform.headers[0]["host"] == "platform"

@@ -1,0 +1,118 @@
+"""The platform as one Serve application, for a Serve config file: on a cluster nothing else is started.
+
+    import_path: deploy.serve_app:build
+    args: {specs: ["my_model:spec"]}
+
+Besides the ingress it has a deployment of one replica for the controllers, one for the label join of imported models, and
+one per trainer. So Serve places them,
+starts them again wherever there is room when they or their node die, shows how they are in `serve status`, and ends them
+with the application. While clusters are replaced, two trainers may work on one model: the store lets only one of them
+commit. What is secret comes from the nodes' environment, never from the file.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from ray import serve
+
+from serving.app import application
+from serving.control_actor import ControlActor
+from serving.scaling import Scaling
+from serving.settings import ServingSettings
+from store.spec import load_spec
+from trainer.actor import TrainerActor
+from trainer.joiner import JoinActor
+
+IMPORT_PATH = "deploy.serve_app:build"
+
+
+class Secrets(BaseSettings):
+    """What every node of the cluster has in its environment: TIDEMILL_REDIS_URL and TIDEMILL_TOKEN."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEMILL_", frozen=True)
+
+    redis_url: str = ""
+    """Redis or Valkey, with its password."""
+    token: str = ""
+    """The operators' token."""
+    api_key: str = ""
+    """A key for predictions, if one is wanted beside those of `tidemill key`."""
+
+    def checked(self) -> Self:
+        """Return self.
+
+        Raises:
+            ValueError: one is missing; without a token, everybody would be an operator, or nobody.
+        """
+        missing = [f"TIDEMILL_{name.upper()}" for name in ("redis_url", "token") if not getattr(self, name)]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be in the environment of every node of the cluster")
+        return self
+
+
+class TrainerResources(BaseModel):
+    """What each trainer asks Ray for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=0.0, ge=0)
+
+
+class Arguments(BaseModel):
+    """The `args` of the application in the config file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specs: tuple[str, ...] = Field(min_length=1)
+    """ModelSpecs as package.module:attribute, importable on every node."""
+    prefix: str = "tidemill"
+    when_redis_is_away: Literal["durable", "available"] = "durable"
+    replicas: Scaling = Scaling()
+    replica_cpus: float = Field(default=1.0, gt=0)
+    trainer: TrainerResources = TrainerResources()
+
+
+def build(arguments: Arguments) -> serve.Application:
+    """Return the application; Serve calls this on the cluster.
+
+    Raises:
+        SpecError, ValueError: a spec cannot be imported, or a secret is missing. The application then fails to deploy, and
+            `serve status` has that text.
+    """
+    secrets = Secrets().checked()
+    url, prefix = secrets.redis_url, arguments.prefix
+    settings = ServingSettings(
+        redis_url=url,
+        prefix=prefix,
+        token=secrets.token,
+        api_key=secrets.api_key,
+        require_key=True,
+        replicas=arguments.replicas.max_replicas,
+        when_redis_is_away=arguments.when_redis_is_away,
+    )
+    trainers = [_trainer(path, url, arguments) for path in arguments.specs]
+    controller = _worker("controller", ControlActor, num_cpus=0.1).bind(url, prefix)
+    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix)
+    workers = [controller, joiner, *trainers]
+    return application(settings, arguments.replicas, cpus=arguments.replica_cpus, workers=workers)
+
+
+def _trainer(path: str, url: str, arguments: Arguments) -> serve.Application:
+    asked = arguments.trainer
+    trainer = _worker(f"trainer-{load_spec(path).name}", TrainerActor, num_cpus=asked.cpus, num_gpus=asked.gpus)
+    return trainer.bind(path, url, arguments.prefix, None)
+
+
+def _worker(name: str, work: type, **resources: float) -> Any:
+    """A deployment that works in a thread of its own, and that nobody calls."""
+    return serve.deployment(
+        name=name,
+        num_replicas=1,
+        ray_actor_options=dict(resources),
+        # Learning holds the interpreter for seconds when it exports a network.
+        health_check_timeout_s=120,
+        graceful_shutdown_timeout_s=5,
+        logging_config={"log_level": "WARNING"},
+    )(work)
