@@ -108,7 +108,7 @@ class Platform:
             prefix=settings.prefix,
             token=self._home.token(),
             api_key=settings.api_key,
-            require_key=settings.is_public,
+            require_key=settings.needs_key,
             replicas=settings.replicas,
             when_redis_is_away=settings.when_redis_is_away,
             max_import_bytes=settings.max_import_bytes,
@@ -160,10 +160,10 @@ async def _register(url: str, specs: Sequence[ModelSpec], settings: Settings, ho
         for key in home.kept_keys():
             await store.put_key(key)
         home.drop_kept_keys()
-        if settings.is_public and not settings.api_key and not await store.keys():
+        if settings.needs_key and not settings.api_key and not await store.keys():
             raise StartFailed(
-                f"--host {settings.host}: others can reach the platform there, so predictions need a key, and there is "
-                f"none; make one first (tidemill key create my-app --home {settings.home}), or set TIDEMILL_API_KEY"
+                f"predictions at {settings.host} need a key, and there is none; make one first "
+                f"(tidemill key create my-app --home {settings.home}), or set TIDEMILL_API_KEY"
             )
     finally:
         await store.close()

@@ -18,6 +18,8 @@ class Settings(BaseSettings):
     """An existing Redis or Valkey; empty starts one."""
     api_key: str = Field(default="", repr=False)
     """A key for predictions, beside those of `tidemill key`: for containers, whose secrets come from outside."""
+    require_key: bool = False
+    """Predictions need a key on loopback, too, such as behind a proxy."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65_535)
     replicas: int = Field(default=1, ge=1, le=64)
@@ -31,12 +33,13 @@ class Settings(BaseSettings):
     """Replaces the specs' own seed of the initial weights."""
 
     @property
-    def is_public(self) -> bool:
-        """Whether others than this machine may reach the platform."""
+    def needs_key(self) -> bool:
+        """Whether predictions need a key: always where others than this machine may reach the platform."""
         try:
-            return not ip_address(self.host).is_loopback
+            public = not ip_address(self.host).is_loopback
         except ValueError:
-            return self.host != "localhost"
+            public = self.host != "localhost"
+        return public or self.require_key
 
 
 class Elsewhere(BaseSettings):
