@@ -48,9 +48,11 @@ def _before_the_start(
 ) -> dict[str, Any]:
     if role not in ("predict", "viewer", "operator", "admin"):
         raise ValueError(f"--role {role}: predict, viewer, operator or admin")
+    if days is not None and not 0 < days <= 36_500:
+        raise ValueError(f"--days {days:g}: more than 0, at most 36500")
     kind: Role = role
     now = time()
-    key, text = issue(name, kind, models, Limits(**limits), now, now + days * 86_400.0 if days else None)
+    key, text = issue(name, kind, models, Limits(**limits), now, now + days * 86_400.0 if days is not None else None)
     home.keep_key(key)
     return key.model_dump(exclude={"digest"}) | {"key": text}
 

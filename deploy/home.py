@@ -70,7 +70,8 @@ class Home:
     def tell(self, running: Running) -> None:
         """Let the other commands know, whole or not at all."""
         draft = self._state.with_suffix(".new")
-        draft.write_text(running.model_dump_json())
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # a Redis URL has its password
+            file.write(running.model_dump_json())
         draft.replace(self._state)
 
     def running(self) -> Running | None:
@@ -100,7 +101,7 @@ class Home:
 
     def keep_key(self, key: Key) -> None:
         """Keep a key, which has no text of its own, until the platform starts and takes it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(os.open(self.path / _NEW_KEYS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
             file.write(key.model_dump_json() + "\n")
 

@@ -157,6 +157,7 @@ async def _register(url: str, specs: Sequence[ModelSpec], settings: Settings, ho
     try:
         for spec in specs:
             await store.register(spec.record)
+            await store.set_loaded(spec.name, True)  # it was asked for
         for key in home.kept_keys():
             await store.put_key(key)
         home.drop_kept_keys()

@@ -19,7 +19,7 @@ TIMEOUT_HEADER, DEADLINE_HEADER = "x-request-timeout-ms", "x-request-deadline"
 """How long a client waits, in milliseconds from here, or until when, in seconds since 1970."""
 
 _TIMEOUT, _DEADLINE = TIMEOUT_HEADER.encode(), DEADLINE_HEADER.encode()
-_AUTHORIZATION, _API_KEY, _BEARER = b"authorization", b"x-api-key", b"Bearer "
+_AUTHORIZATION, _API_KEY, _BEARER = b"authorization", b"x-api-key", b"bearer "
 _HOW = "send the header 'Authorization: Bearer <key>'"
 
 
@@ -115,7 +115,7 @@ class Access:
             Unauthorized: they name a key that is none, or none where one is needed.
         """
         for name, value in headers:
-            if name == _AUTHORIZATION and value.startswith(_BEARER):
+            if name == _AUTHORIZATION and value[: len(_BEARER)].lower() == _BEARER:
                 given = value[len(_BEARER) :]
                 if self._token and hmac.compare_digest(given, self._token):
                     return Caller("operator", "admin")

@@ -126,15 +126,15 @@ def build(settings: ServingSettings) -> Edge:
             for path, method, handler in (
                 ("", "GET", open_to(inference.model)),
                 ("/ready", "GET", open_to(inference.model_ready)),
-                ("/infer", "POST", inference.infer),
+                ("/infer", "POST", _admitted(replica, inference.infer)),
             )
         ),
         _route(f"{repository}/index", "POST", replica, open_to(inference.index)),
         _route(f"{repository}/models/{{model}}/load", "POST", replica, guard(inference.load)),
         _route(f"{repository}/models/{{model}}/unload", "POST", replica, guard(inference.unload)),
-        _route("/models/{model}/predict", "POST", replica, data.predict),
-        _route("/models/{model}/rank", "POST", replica, data.rank),
-        _route("/feedback", "POST", replica, open_to(data.feedback)),
+        _route("/models/{model}/predict", "POST", replica, _admitted(replica, data.predict)),
+        _route("/models/{model}/rank", "POST", replica, _admitted(replica, data.rank)),
+        _route("/feedback", "POST", replica, _admitted(replica, data.feedback)),
         _route("/healthz", "GET", replica, healthz),
         _route("/readyz", "GET", replica, readyz),
         _route("/metrics", "GET", replica, view(metrics) if settings.require_key else metrics),
@@ -152,7 +152,7 @@ def build(settings: ServingSettings) -> Edge:
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
         _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
-        _route("/admin/audit", "GET", replica, view(experiments.audit)),
+        _route("/admin/audit", "GET", replica, view(experiments.audit, by_query=True)),
         _route("/admin/status", "GET", replica, view(operators.status)),
         _route("/admin/keys", "GET", replica, keeper(keys.show)),
         _route("/admin/keys", "POST", replica, keeper(keys.create)),
@@ -184,14 +184,15 @@ def _known(replica: Replica, handler: Handler) -> Handler:
 
 
 def _admitted(replica: Replica, handler: Handler) -> Handler:
-    """Return a handler of predictions for those who may ask for them, within their limits."""
+    """Return a handler of predictions and feedback for those who may send them, within their limits."""
     access, settings = replica.access, replica.settings
 
     async def admitted(request: Request) -> Response:
         headers: list[tuple[bytes, bytes]] = request.scope["headers"]
-        model: str = request.path_params["model"]
-        caller = access.expect(headers, PREDICT)
-        caller.check_model(model)
+        model: str = request.path_params.get("model", "")
+        caller = request.scope[CALLER] = access.expect(headers, PREDICT)
+        if model:
+            caller.check_model(model)
         hosted = replica.models.get(model)
         limits = hosted.record.limits if hosted is not None else UNLIMITED
         request.scope[ALLOWANCE] = allowance(settings.max_body_bytes, settings.max_instances, limits, caller, headers)

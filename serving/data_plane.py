@@ -53,7 +53,7 @@ class DataPlane:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
+        self.threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
         self._arms = Arms(replica.settings.trial_timeout_s)
         self._lists = Lists(self._arms, replica.settings.token)
 
@@ -70,7 +70,7 @@ class DataPlane:
             asked = hosted.read(state, body, headers, forced)
         else:
             loop = asyncio.get_running_loop()
-            asked = await loop.run_in_executor(self._threads, hosted.read, state, body, headers, forced)
+            asked = await loop.run_in_executor(self.threads, hosted.read, state, body, headers, forced)
         return await self.answered(hosted, state, asked, allowed, started, _answer)
 
     async def answered(
@@ -121,9 +121,10 @@ class DataPlane:
         return answer(ranked.content)
 
     async def feedback(self, request: Request) -> Response:
-        body = await read_body(request, self._replica.settings.max_body_bytes)
+        allowed: Allowance = request.scope[ALLOWANCE]
+        body = await read_body(request, allowed.body_bytes)
         caller: Caller = request.scope[CALLER]
-        events = _events(body, self._replica.settings.max_instances)
+        events = _events(body, allowed.instances)
         accepted: dict[str, list[Feedback]] = {}
         rejected: list[dict[str, Any]] = []
         for index, event in enumerate(events):

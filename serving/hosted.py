@@ -31,6 +31,9 @@ EventTime = Annotated[float, Field(ge=0, le=253_402_300_799.0, allow_inf_nan=Fal
 
 _EXPECTED = 'expected {"instances": [{"features": {…}}]}'
 Headers = Iterable[tuple[bytes, bytes]]
+_SECRET = (b"authorization", b"x-api-key", b"cookie")
+"""Headers that no rule may look at: their values would show in who gets which arm."""
+
 FORCED_HEADER = "x-tidemill-arm"
 """Names the variant that a tester's request is to be answered by; needs the operators' token."""
 
@@ -209,10 +212,14 @@ class _RandomNames:
         self._left: list[str] = []
 
     def __call__(self) -> str:
-        if not self._left:
+        try:
+            return self._left.pop()
+        except IndexError:  # bodies are read in several threads
             text = urlsafe_b64encode(os.urandom(9 * 512)).decode()
-            self._left = [text[start : start + 12] for start in range(0, len(text), 12)]
-        return self._left.pop()
+            fresh = [text[start : start + 12] for start in range(0, len(text), 12)]
+            mine = fresh.pop()
+            self._left = fresh
+            return mine
 
 
 _RANDOM = _RandomNames()
@@ -241,7 +248,7 @@ def event_seconds(at: float | datetime) -> float:
 
 
 def named_headers(headers: Headers) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name not in _SECRET}
 
 
 def refusal_of(error: ValidationError, many: str, expected: str, within: str = "") -> BadRequest | Invalid | TooLarge:

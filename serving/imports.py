@@ -47,7 +47,8 @@ class Imports:
             examined = await asyncio.to_thread(examine_apart, content, question.model_copy(update={"record": known}))
             version = await self._publish(known, examined, line, request)
         snapshot = await self._store.snapshot(name)
-        await self._operators.applied(name, "channel_seq", snapshot.channel_seq, monotonic() + _APPLIED_S)
+        if known is None or known.loaded:
+            await self._operators.applied(name, "channel_seq", snapshot.channel_seq, monotonic() + _APPLIED_S)
         answers = [one.name for one in snapshot.policy.variants if snapshot.resolve(one) == version.number]
         return answer(_described(examined.record, version, answers, new=known is None, said=examined.said), 201)
 

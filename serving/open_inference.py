@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving import tensors
-from serving.access import Allowance
+from serving.access import Allowance, Caller
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import BadRequest, Invalid, TimedOut, UnknownModel
 from serving.hosted import Asked, Hosted, State, new_id
 from serving.http import answer, read_body, whole_number
-from serving.operators import validate
+from serving.operators import CALLER, validate
 from serving.replica import Replica
 from store.columns import rows_of
 from store.errors import SchemaError
@@ -91,8 +91,11 @@ class OpenInference:
         """All models, each with the versions that are open."""
         body = await read_body(request, 10_000)
         only_ready = validate(_Index, body or b"{}").ready
+        caller: Caller = request.scope[CALLER]
         rows: list[dict[str, str]] = []
         for name, record in sorted((await self._replica.store.models()).items()):
+            if caller.key is not None and caller.key.models and name not in caller.key.models:
+                continue
             hosted = self._replica.models.get(name)
             live = hosted.state.live.values() if hosted is not None else ()
             for number in sorted({one.number for one in live}, reverse=True):
@@ -134,7 +137,9 @@ class OpenInference:
         if len(body) <= _INLINE_BYTES and "content-encoding" not in headers:
             given, asked = self._read(hosted, state, request, body, forced, allowed)
         else:
-            given, asked = await asyncio.to_thread(self._read, hosted, state, request, body, forced, allowed)
+            loop = asyncio.get_running_loop()
+            reading = loop.run_in_executor(self._data.threads, self._read, hosted, state, request, body, forced, allowed)
+            given, asked = await reading
         wanted = _wanted(hosted.record, given)
         encoding = _encoding(headers.get("accept-encoding", ""))
 
@@ -169,21 +174,23 @@ class OpenInference:
         header_bytes = whole_number(length) if length is not None else None
         if length is not None and header_bytes is None:
             raise BadRequest(f"Inference-Header-Content-Length: '{length[:80]}' is no number of bytes")
-        given = tensors.read(body, header_bytes)
+        given = tensors.read(body, header_bytes, allowed.instances)
         try:
             rows = rows_of(hosted.record.features, given.inputs)
         except SchemaError as error:
             raise BadRequest(f"input {error}") from None
         if not rows:
             raise BadRequest("inputs: they have no rows")
-        allowed.check_instances(len(rows))
         at = time()
         prefix = new_id(hosted.record.name, at)
         ids = [f"{prefix}{index}" for index in range(len(rows))]
         unit = _unit(given, headers.get(UNIT_HEADER)) or ids[0]
         event_times = [_event_time(given, at)] * len(rows) if hosted.record.clock == "event" else None
-        names = [field.name for field in hosted.record.features.fields]
-        features = (dict(zip(names, row, strict=True)) for row in rows)
+        # Rules see what the request gave, as those of a prediction in JSON do.
+        places = [
+            (place, field.name) for place, field in enumerate(hosted.record.features.fields) if field.name in given.inputs
+        ]
+        features = ({name: row[place] for place, name in places} for row in rows)
         asked = hosted.planned(
             state, at, ids, [unit] * len(rows), rows, event_times, features, request.scope["headers"], forced
         )

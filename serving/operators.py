@@ -44,13 +44,17 @@ class RetrainRequest(BaseModel):
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def guarded(access: Access, handler: Handler, roles: frozenset[Role] = OPERATE) -> Handler:
-    """Return the handler for callers of these roles alone; a key for some models opens no route of another."""
+def guarded(access: Access, handler: Handler, roles: frozenset[Role] = OPERATE, *, by_query: bool = False) -> Handler:
+    """Return the handler for callers of these roles alone; a key for some models opens no route of another.
+
+    Args:
+        by_query: the query names the model, where the path does not.
+    """
 
     async def checked(request: Request) -> Response:
         caller = access.expect(request.scope["headers"], roles)
-        # What is about no model is about all of them.
-        caller.check_model(request.path_params.get("model") or request.query_params.get("model", "*"))
+        named = request.query_params.get("model") if by_query else request.path_params.get("model")
+        caller.check_model(named or "*")  # what is about no model is about all of them
         request.scope[CALLER] = caller
         return await handler(request)
 

@@ -82,6 +82,8 @@ class Lists:
         failures: list[Failures] = []
         if "cursor" in request:
             listing = self._cursors.resumed(request["cursor"], request.get("unit"))
+            if not listing.id.startswith(f"{hosted.record.name}:"):
+                raise Invalid(f"cursor: it goes on with a list of another model than '{hosted.record.name}'")
         else:
             listing = await self._drafted(hosted, state, request, items, rows, at, headers, forced, failures)
         return self._page(hosted, request, listing, dict(zip(items, rows, strict=True)), at, failures)

@@ -124,7 +124,7 @@ class Replica:
 
     async def _renew(self) -> None:
         while True:
-            if self.models:
+            if self.access.keys is not None:
                 # With Redis away there may be no request that notices; this does, and clears it when it is back.
                 try:
                     await self.store.ping()
@@ -139,16 +139,14 @@ class Replica:
 
     async def _apply_all(self) -> None:
         if monotonic() - self._listed_at > _LIST_EVERY_S:
+            self.access.keys = {key.id: key for key in await self.store.keys()}
             for name, record in (await self.store.models()).items():
                 if record.loaded and name not in self.models:
                     hosted = Hosted(record, self.settings.max_instances, self.metrics)
                     await self._apply(hosted)
-                    # Not before its version is open: one more model does not make a replica unready that answers others.
-                    self.models[name] = hosted
                 elif not record.loaded and name in self.models:
                     del self.models[name]
                     self.applied.pop(name, None)
-            self.access.keys = {key.id: key for key in await self.store.keys()}
             self._listed_at = monotonic()
         for hosted in self.models.values():
             await self._apply(hosted)
@@ -161,6 +159,8 @@ class Replica:
             return
         live, failed = await self._open_all(hosted, snapshot)
         hosted.state = State(snapshot, Planner(snapshot.policy), live)
+        # Not before its version is open: one more model does not make a replica unready that answers others.
+        self.models[name] = hosted
         versions = {variant: version.number for variant, version in live.items()}
         self.applied[name] = Applied(epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed)
         for variant, number in versions.items():

@@ -5,6 +5,8 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from types import NoneType
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
@@ -32,8 +34,9 @@ TYPES: dict[str, str] = {
 }
 """The protocol's datatypes as numpy's, bytes in the protocol's order."""
 
-_KINDS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
-"""What JSON data may read as, by the kind of the datatype."""
+_MOST_ELEMENTS = 2**28
+_ELEMENTS: dict[str, set[type]] = {"f": {int, float, NoneType}, "i": {int}, "u": {int}, "b": {bool}}
+"""What JSON data may hold, by the kind of the datatype."""
 
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
 _Parameters = dict[str, Any]
@@ -113,14 +116,16 @@ def deflate(body: bytes, encoding: str) -> bytes:
     return writer.compress(body) + writer.flush()
 
 
-def read(body: bytes, header_bytes: int | None = None) -> Tensors:
+def read(body: bytes, header_bytes: int | None = None, most_rows: int = 10_000) -> Tensors:
     """Read a request.
 
     Args:
         header_bytes: how long the JSON is that raw tensors follow; None where the whole body is JSON.
+        most_rows: that a tensor may have; data of more are not looked at.
 
     Raises:
         BadRequest: the body is no inference request; the text names the input.
+        TooLarge: a tensor has too many rows.
     """
     if header_bytes is not None and header_bytes > len(body):
         raise BadRequest(f"Inference-Header-Content-Length is {header_bytes:,}, but the body has {len(body):,} bytes")
@@ -136,7 +141,7 @@ def read(body: bytes, header_bytes: int | None = None) -> Tensors:
         name = given["name"]
         if name in inputs:
             raise BadRequest(f"input '{name[:80]}' is there twice")
-        inputs[name], at = _input(given, body, at)
+        inputs[name], at = _input(given, body, at, most_rows)
     if at != len(body):
         raise BadRequest(f"{len(body) - at:,} bytes follow the last input; binary_data_size says whose they are")
     parameters = request.get("parameters", {})
@@ -146,12 +151,12 @@ def read(body: bytes, header_bytes: int | None = None) -> Tensors:
     return Tensors(inputs, request.get("id"), parameters, wanted, raw)
 
 
-def _input(given: _Input, body: bytes, at: int) -> tuple[np.ndarray, int]:
+def _input(given: _Input, body: bytes, at: int, most_rows: int) -> tuple[np.ndarray, int]:
     """Return an input's array, and where the next one's bytes begin."""
     name, datatype, shape = given["name"][:80], given["datatype"], given["shape"]
     if datatype not in TYPES:
         raise BadRequest(f"input '{name}': datatype '{datatype}' is not one of {', '.join(TYPES)}")
-    count = math.prod(shape)
+    count = _count(name, shape, most_rows)
     size = given.get("parameters", {}).get("binary_data_size")
     if size is None:
         if "data" not in given:
@@ -159,48 +164,55 @@ def _input(given: _Input, body: bytes, at: int) -> tuple[np.ndarray, int]:
         flat = _texts(name, given["data"]) if datatype == "BYTES" else _numbers(name, datatype, given["data"])
         end = at
     else:
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0 or "data" in given:
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(body) or "data" in given:
             raise BadRequest(f"input '{name}': binary_data_size must be a number of bytes, in place of 'data'")
         end = at + size
         if end > len(body):
             raise BadRequest(f"input '{name}': its {size:,} bytes are not all there")
         part = memoryview(body)[at:end]
-        flat = _raw_texts(name, part) if datatype == "BYTES" else _raw_numbers(name, datatype, part)
+        flat = _raw_texts(name, part, count) if datatype == "BYTES" else _raw_numbers(name, datatype, part)
     if flat.size != count:
         raise BadRequest(f"input '{name}': its shape {shape} has {count:,} elements, its data {flat.size:,}")
-    return flat.reshape(shape), end
+    return flat.reshape(shape if count else (0,)), end  # of nothing, numpy minds how large the other sides are
+
+
+def _count(name: str, shape: list[int], most_rows: int) -> int:
+    """Return how many elements a shape has; raises TooLarge before anything of them is read."""
+    if shape and shape[0] > most_rows:
+        raise TooLarge(f"input '{name}': {shape[0]:,} are too many rows for one request; send at most {most_rows:,}")
+    count = math.prod(shape)
+    if count > _MOST_ELEMENTS:
+        raise TooLarge(f"input '{name}': its shape {shape} has too many elements")
+    return count
+
+
+def _flat(name: str, data: list[Any]) -> tuple[list[Any], set[type]]:
+    """Return nested or flat data flat, and the types of its elements; types are looked at before numpy may guess at them."""
+    while list in (kinds := set(map(type, data))):
+        if len(kinds) > 1:
+            raise BadRequest(f"input '{name}': its data mix lists and values")
+        data = list(chain.from_iterable(data))
+    return data, kinds
 
 
 def _numbers(name: str, datatype: str, data: list[Any]) -> np.ndarray:
     wanted = np.dtype(TYPES[datatype])
-    try:
-        found = np.array(data) if data else np.zeros(0, wanted)
-        if found.dtype == np.object_ and wanted.kind == "f":
-            found = np.array(data, dtype=np.float64)  # where a null is among the numbers, it is a missing one
-    except (ValueError, TypeError, OverflowError):
-        raise BadRequest(f"input '{name}': its data are no numbers, or lists of different lengths") from None
-    if found.size and found.dtype.kind not in _KINDS[wanted.kind]:
+    flat, kinds = _flat(name, data)
+    if kinds - _ELEMENTS[wanted.kind]:
         raise BadRequest(f"input '{name}': its data are not of datatype {datatype}")
-    if wanted.kind in "iu" and found.size:
-        limits = np.iinfo(wanted)
-        if int(found.min()) < limits.min or int(found.max()) > limits.max:
-            raise BadRequest(f"input '{name}': its data hold numbers that {datatype} has not")
-    if wanted.kind == "f":
-        return found.astype(np.float64)  # read as a request's JSON is, not rounded first
-    return found.astype(wanted)
+    if NoneType in kinds:  # a missing number
+        flat = [math.nan if value is None else value for value in flat]
+    try:
+        # Floats are read as a request's JSON is, not rounded first.
+        return np.array(flat, dtype=np.float64 if wanted.kind == "f" else wanted)
+    except OverflowError:
+        raise BadRequest(f"input '{name}': its data hold numbers that {datatype} has not") from None
 
 
 def _texts(name: str, data: list[Any]) -> np.ndarray:
-    flat: list[str | None] = []
-    left: list[Any] = [data]
-    while left:
-        value = left.pop()
-        if isinstance(value, list):
-            left.extend(reversed(value))  # pyright: ignore[reportUnknownArgumentType]
-        elif value is None or isinstance(value, str):
-            flat.append(value)
-        else:
-            raise BadRequest(f"input '{name}': datatype BYTES needs strings")
+    flat, kinds = _flat(name, data)
+    if kinds - {str, NoneType}:
+        raise BadRequest(f"input '{name}': datatype BYTES needs strings")
     return _objects(flat)
 
 
@@ -213,11 +225,11 @@ def _raw_numbers(name: str, datatype: str, part: memoryview) -> np.ndarray:
     return np.frombuffer(part, dtype=wanted)
 
 
-def _raw_texts(name: str, part: memoryview) -> np.ndarray:
+def _raw_texts(name: str, part: memoryview, count: int) -> np.ndarray:
     """Each string is its length, four bytes, and then its own bytes."""
     flat: list[str | None] = []
     at = 0
-    while at < len(part):
+    while at < len(part) and len(flat) <= count:
         end = at + 4 + (struct.unpack_from("<I", part, at)[0] if at + 4 <= len(part) else len(part))
         if end > len(part):
             raise BadRequest(f"input '{name}': its strings do not end where its bytes do")

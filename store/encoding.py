@@ -86,10 +86,13 @@ def _codes(field: FeatureField, cache: dict[str | None, int], values: Sequence[s
     if len(cache) + len(values) > _CACHE_LIMIT:  # a hostile client must not grow this without bound
         cache.clear()
         cache[None] = 0
-    for value in values:
-        if value is not None and value not in cache:
-            cache[value] = bucket_of(field.name, value, field.buckets)
-    return [cache[value] for value in values]
+    codes: list[int] = []
+    for value in values:  # another thread may clear the cache meanwhile
+        code = 0 if value is None else cache.get(value)
+        if code is None:
+            code = cache[value] = bucket_of(field.name, str(value), field.buckets)
+        codes.append(code)
+    return codes
 
 
 def _matrix(columns: Sequence[Sequence[Any]], dtype: type[np.generic], rows: int) -> np.ndarray:

@@ -25,7 +25,7 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    requests_s: float | None = Field(default=None, gt=0.0, le=1e9)
+    requests_s: float | None = Field(default=None, ge=0.001, le=1e9)
     concurrency: int | None = Field(default=None, ge=1)
     instances: int | None = Field(default=None, ge=1)
     body_bytes: int | None = Field(default=None, ge=1)

@@ -232,7 +232,7 @@ def merged(known: ModelRecord, record: ModelRecord) -> ModelRecord:
             f"model '{record.name}' is on record with other features, objective or network, and its weights do not fit "
             "these: declare the new one under another name, or start with an empty data directory"
         )
-    return record.model_copy(update={"schedule": known.schedule})
+    return record.model_copy(update={"schedule": known.schedule, "loaded": known.loaded})
 
 
 def latest_before(versions: Sequence[Version], rejected: Version) -> int:

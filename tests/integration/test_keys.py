@@ -101,6 +101,14 @@ async def test_no_route_answers_without_a_key_or_with_a_wrong_one(place: Place, 
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("path", ["/models/m/predict", "/models/m/rank", "/v2/models/m/infer", "/models/m/predict/"])
+async def test_no_spelling_of_a_path_gets_past_the_door(place: Place, path: str) -> None:
+    for odd in (f"{path}%0A", f"{path}%20", f"/{path}", path.replace("/m/", "/m%2F/")):
+        reply = await place.client.post(odd, json=ASK)
+        assert reply.status_code in (401, 404, 405), (odd, reply.text)
+        assert "serves" not in reply.text
+
+
 @pytest.mark.parametrize("path", sorted(OPEN))
 async def test_health_needs_no_key(place: Place, path: str) -> None:
     assert (await place.client.get(path)).status_code == 200
@@ -138,7 +146,13 @@ async def test_a_key_for_one_model_opens_no_other(place: Place) -> None:
     assert (told.json()["accepted"], told.json()["rejected"][0]["index"]) == (1, 0)
     assert (await place.client.get("/admin/models/other/versions", headers=viewer)).status_code == 200
     refused(await place.client.get("/admin/models/m/versions", headers=viewer), 403)
-    for path in ("/admin/status", "/admin/audit", "/metrics"):
+    everything = await place.key("admin", models=["other"])
+    for path in ("/admin/status", "/admin/keys"):
+        refused(await place.client.get(f"{path}?model=other", headers=everything), 403, "not for all models")
+    refused(await place.client.post("/admin/keys?model=other", json={"name": "evil", "role": "admin"}, headers=everything), 403)
+    listed = (await place.client.post("/v2/repository/index", headers=app)).json()
+    assert {row["name"] for row in listed} == {"other"}
+    for path in ("/admin/status", "/admin/audit", "/metrics", "/metrics?model=other"):
         refused(await place.client.get(path, headers=viewer), 403, "not for all models")
     assert (await place.client.get("/admin/audit?model=other", headers=viewer)).status_code == 200
 
@@ -156,6 +170,9 @@ async def test_a_key_is_rotated_without_a_gap_and_ended_at_once(place: Place) ->
     refused(await place.client.post(PREDICT, json=ASK, headers=old), 401, "not known here, or has ended")
     assert (await place.client.post(PREDICT, json=ASK, headers=new)).status_code == 200
     refused(await place.client.request("DELETE", f"/admin/keys/{id_}", headers=TOKEN), 404, "no key")
+    audit = (await place.client.get("/admin/audit", headers=TOKEN | {"x-operator": "ann"})).json()["audit"]
+    assert [one["action"] for one in audit[:3]] == ["end key", "rotate key", "new key"]
+    assert audit[0]["before"] == f"key {id_} of the-predict, predict"
     refused(await place.client.post("/admin/keys/none/rotate", headers=TOKEN), 404)
 
 
@@ -197,7 +214,7 @@ async def test_a_key_is_held_to_its_instances_bytes_and_concurrency(place: Place
     refused(await place.client.post(PREDICT, json=many, headers=small), 413, "at most 2")
     refused(await place.client.post(PREDICT, json={"instances": [{"features": GOOD}] * 60}, headers=small), 413, "2,000 bytes")
     rows = {"inputs": [one | {"shape": [3], "data": one["data"] * 3} for one in INFER["inputs"]]}  # pyright: ignore[reportOperatorIssue]
-    refused(await place.client.post("/v2/models/m/infer", json=rows, headers=small), 413, "at most 2")
+    refused(await place.client.post("/v2/models/m/infer", json=rows, headers=small), 413, "send at most 2")
     candidates = {"candidates": [{"item": str(number), "features": GOOD} for number in range(3)]}
     refused(await place.client.post("/models/m/rank", json=candidates, headers=small), 422, "more than 2")
     replies = await asyncio.gather(*(place.client.post(PREDICT, json=ASK, headers=small) for _ in range(5)))

@@ -185,7 +185,7 @@ def _without(name: str) -> dict[str, Any]:
         ({"inputs": [{"name": "y", "shape": [1], "datatype": "FP32", "data": [1]}]}, 400, "input y: no feature"),
         ({"inputs": [{"name": "x", "shape": [0], "datatype": "FP32", "data": []}]}, 400, "input name: it is missing"),
         (_body(0), 400, "they have no rows"),
-        (_body(10_001), 413, "10,001 are too many"),
+        (_body(10_001), 413, "10,001 are too many rows"),
         (_body(outputs=[{"name": "nothing"}]), 400, "output 'nothing' is not one of probability, prediction_id"),
         (_body(parameters={"unit": 7}), 422, "parameters.unit"),
         (_body(parameters={"unit": ""}), 422, "parameters.unit"),

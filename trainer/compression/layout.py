@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
-from onnxruntime.quantization.onnx_model import ONNXModel
 
 from store.artefact import graph_of, unpack_golden
 from store.protocols import Graph
@@ -87,8 +87,7 @@ def lowered(full: Whole, least_columns: int) -> Lowered:
     turned = frozenset(node.input[1] for node in model.graph.node if node.op_type == "Gemm" and _turns(node))
     if shared := [name for name in turned if uses[name] > 1]:
         raise NotApplicable(f"weight '{shared[0]}' feeds several nodes of the graph")
-    edited = ONNXModel(model)
-    edited.replace_gemm_with_matmul()
+    _replace_gemm(model, turned)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in full.weights}
     matrices: dict[str, str] = {}
     for number, node in enumerate(model.graph.node):
@@ -101,11 +100,40 @@ def lowered(full: Whole, least_columns: int) -> Lowered:
     return Lowered(full, matrices, turned & tensors.keys())
 
 
+def _replace_gemm(model: onnx.ModelProto, turned: frozenset[str]) -> None:
+    """Put MatMul and Add in place of each Gemm that is no more than these; weights that it turned are turned once, here."""
+    for tensor in model.graph.initializer:
+        if tensor.name in turned:
+            matrix = np.ascontiguousarray(numpy_helper.to_array(tensor).T)
+            tensor.CopyFrom(numpy_helper.from_array(matrix, tensor.name))
+    known = {tensor.name for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type != "Gemm" or not _is_plain(node) or (_turns(node) and node.input[1] not in known):
+            nodes.append(node)
+            continue
+        [made] = node.output
+        added = len(node.input) > 2 and node.input[2]
+        product = f"{made}_product" if added else made
+        nodes.append(helper.make_node("MatMul", node.input[:2], [product], name=f"{node.name or made}_MatMul"))
+        if added:
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [made], name=f"{node.name or made}_Add"))
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+
+
 def _turns(node: onnx.NodeProto) -> bool:
     """Whether a Gemm will be replaced by a MatMul of its transposed weight."""
-    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    plain = (given.get("alpha", 1.0), given.get("beta", 1.0), given.get("transA", 0)) == (1.0, 1.0, 0)
-    return plain and given.get("transB", 0) == 1
+    return _is_plain(node) and _given(node).get("transB", 0) == 1
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    given = _given(node)
+    return (given.get("alpha", 1.0), given.get("beta", 1.0), given.get("transA", 0)) == (1.0, 1.0, 0)
+
+
+def _given(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _is_matrix(tensor: TensorProto, least_columns: int) -> bool:
