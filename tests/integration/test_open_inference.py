@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from serving.testing import GOOD, TOKEN, refused
+from store.errors import Unavailable
 from store.names import log_stream, outcome_stream
+from store.policy import Report
 from store.protocols import START
 from store.records import Outcomes, Predictions, unpack_log, unpack_outcomes
 from store.redis_store import RedisStore
@@ -234,3 +236,20 @@ async def test_operators_unload_a_model_and_load_it_again(client: httpx.AsyncCli
     async with asyncio.timeout(10):
         while (await client.get("/v2/models/m/ready")).status_code != 200:  # noqa: ASYNC110 - asked as any client asks
             await asyncio.sleep(0.01)
+
+
+async def test_a_report_that_fails_while_a_model_is_loaded_leaves_it_alive(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, failing = RedisStore.report, iter([True])
+
+    async def fickle(store: RedisStore, said: Report, lease_s: float) -> None:
+        if "m" in said.applied and next(failing, False):
+            raise Unavailable("away for a moment")
+        await report(store, said, lease_s)
+
+    assert (await client.post("/v2/repository/models/m/unload", headers=TOKEN)).status_code == 200
+    monkeypatch.setattr(RedisStore, "report", fickle)
+    assert (await client.post("/v2/repository/models/m/load", headers=TOKEN)).status_code == 200
+    assert next(failing, None) is None
+    await _infer(client, _body())
