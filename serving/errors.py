@@ -6,6 +6,7 @@ ServingError
 ├── Forbidden            403  a key of another role, or for other models
 ├── UnknownModel         404
 ├── NotTrainable         409  learning is asked of a model that has no trainer
+├── TooSlow              408  a body that does not come in time
 ├── TooLarge             413  body or batch over the limit
 ├── Invalid              422  features, labels or settings that fail their schema
 ├── Refused              422  a model from elsewhere that cannot become a version
@@ -57,6 +58,10 @@ class UnknownModel(ServingError):
     def __init__(self, model: str, known: list[str]) -> None:
         names = ", ".join(sorted(known)) or "none"
         super().__init__(f"no model '{model[:80]}'; this platform serves: {names}")
+
+
+class TooSlow(ServingError):
+    """The body does not come in time."""
 
 
 class TooLarge(ServingError):
@@ -121,6 +126,7 @@ STATUS: dict[type[Exception], int] = {
     Forbidden: 403,
     UnknownModel: 404,
     NotTrainable: 409,
+    TooSlow: 408,
     TooLarge: 413,
     Invalid: 422,
     Refused: 422,

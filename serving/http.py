@@ -1,5 +1,6 @@
 """Small things that every route needs: a body within its limit, JSON out, errors as one sentence."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +9,13 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.errors import RETRY_AFTER_S, LimitReached, ServingError, TooLarge, status_of
+from serving.errors import RETRY_AFTER_S, LimitReached, ServingError, TooLarge, TooSlow, status_of
 from store.errors import StoreError
 
 log = logging.getLogger(__name__)
+PATIENCE_S, SLOWEST_BYTES_S = 30.0, 50_000
+"""How long a body may take: so many seconds, and one more for so many bytes that came."""
+
 _DISCARD_BYTES = 256 * 1024 * 1024
 
 
@@ -48,18 +52,26 @@ async def read_body(request: Request, limit: int, instead: str = "send fewer ins
     Raises:
         TooLarge: it is over the limit. What is left of it is read and dropped first, since a client that is still sending
             would see a broken connection and not the answer.
+        TooSlow: it comes in so slowly that its place is given to others.
     """
     chunks: list[bytes] = []
     size, more = 0, True
-    while more:
-        message = await request.receive()
-        part: bytes = message.get("body", b"")
-        more = message.get("more_body", False)
-        size += len(part)
-        if message["type"] == "http.disconnect" or size > limit + _DISCARD_BYTES:
-            raise ClientDisconnect
-        if size <= limit:
-            chunks.append(part)
+    try:
+        async with asyncio.timeout(PATIENCE_S) as patience:
+            until = patience.when() or 0.0
+            while more:
+                message = await request.receive()
+                part: bytes = message.get("body", b"")
+                more = message.get("more_body", False)
+                size += len(part)
+                if message["type"] == "http.disconnect" or size > limit + _DISCARD_BYTES:
+                    raise ClientDisconnect
+                if size <= limit:
+                    chunks.append(part)
+                if more:
+                    patience.reschedule(until + size / SLOWEST_BYTES_S)
+    except TimeoutError:
+        raise TooSlow(f"the body did not come in time: {size:,} bytes of it came") from None
     if size > limit:
         raise TooLarge(f"the body is over {limit:,} bytes; {instead}")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
