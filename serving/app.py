@@ -23,6 +23,7 @@ from serving.imports import Imports
 from serving.keys import Keys
 from serving.metrics import merge
 from serving.open_inference import OpenInference
+from serving.openapi import document
 from serving.operators import CALLER, Handler, Operators, guarded
 from serving.replica import Replica
 from serving.scaling import AT_WORK, Scaling
@@ -102,6 +103,9 @@ def build(settings: ServingSettings) -> Edge:
         }
         return answer(state, 200 if replica.ready else 503, None if replica.ready else {"retry-after": "1"})
 
+    async def openapi(_: Request) -> Response:
+        return answer(document(sorted(replica.models)))
+
     async def metrics(_: Request) -> Response:
         replica.measure()
         expositions = {replica.name: replica.report().metrics}
@@ -137,6 +141,7 @@ def build(settings: ServingSettings) -> Edge:
         _route("/feedback", "POST", replica, _admitted(replica, data.feedback)),
         _route("/healthz", "GET", replica, healthz),
         _route("/readyz", "GET", replica, readyz),
+        _route("/openapi.json", "GET", replica, open_to(openapi)),
         _route("/metrics", "GET", replica, view(metrics) if settings.require_key else metrics),
         _route(f"{model}/policy", "GET", replica, view(operators.show_policy)),
         _route(f"{model}/policy", "PUT", replica, guard(operators.set_policy)),

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,20 @@ def test_triton_unloads_and_loads_with_the_operators_token(platform: TestPlatfor
     assert client.is_model_ready("vector")
     client.load_model("shop", headers=headers)
     until(lambda: client.is_model_ready("shop"), "the model is ready again")
+
+
+def test_the_platform_does_as_its_own_description_says(platform: TestPlatform) -> None:
+    """Schemathesis makes requests of the description, sound and broken ones, and looks at every answer."""
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("st"), "run", f"{platform.url}/openapi.json", "--max-examples", "20", "--seed", "1",
+            "--phases", "coverage,fuzzing", "--checks", checks, "--no-color",
+        ],
+        capture_output=True, text=True, timeout=300, check=False, cwd=platform.folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "13 selected / 13 total" in done.stdout
 
 
 @pytest.mark.skipif(not KSERVE.exists(), reason="KServe's SDK is not installed: make test does it")
