@@ -14,7 +14,7 @@ _FACTORS = {
     "m": Decimal("0.001"), "": Decimal(1), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12),
     "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40),
 }  # fmt: skip
-_CONTROLLERS_CPU = Decimal("0.1")
+_CONTROLLERS_CPU = Decimal("0.2")  # and the label join of imported models
 
 
 def amount(quantity: str) -> Decimal:

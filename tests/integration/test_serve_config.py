@@ -192,7 +192,7 @@ def test_it_answers_and_learns(cluster: RayCluster) -> None:
         before = client.versions("click", 1)[0]["number"]
         assert _learned(client) == before + 1
     until(lambda: cluster.status()["status"] == "RUNNING", "Serve calls the application running")
-    assert set(cluster.status()["deployments"]) == {"ingress", "controller", "trainer-click"}
+    assert set(cluster.status()["deployments"]) == {"ingress", "controller", "joiner", "trainer-click"}
     assert cluster.replicas() == VALUES.replicas.min
 
 

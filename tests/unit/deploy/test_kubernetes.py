@@ -249,7 +249,7 @@ def test_the_file_to_copy_says_the_defaults() -> None:
         ("image: x\nspecs: [a:b]\nworkers: {cpu: 0, memory: 8Gi}", "workers.cpu: must be more than 0"),
         ("image: x\nspecs: [a:b]\nreplicas: {min: 3, max: 2}", "replicas: max, 2, must be at least min, 3"),
         ("image: x\nspecs: [a:b]\nreplicas: {cpu: 8}", "replicas.cpu is 8, and a pod of its group has 4 CPUs"),
-        ("image: x\nspecs: [a:b]\nreplicas: {max: 40}", "replicas.max, trainers and controllers ask for 41.1"),
+        ("image: x\nspecs: [a:b]\nreplicas: {max: 40}", "replicas.max, trainers and controllers ask for 41.2"),
         ("image: x\nspecs: [a:b, c:d]\ngpu_workers: {enabled: true}", "each of 2 trainers needs one"),
         ("image: [", "is no YAML"),
         ("[]", "Input should be a valid dictionary"),
