@@ -161,9 +161,9 @@ class Access:
         """
         held: list[_Meter] = []
         try:
-            if caller.key is not None and caller.key.limits != UNLIMITED:
+            if caller.key is not None and caller.key.limits.metered:
                 held.append(self._enter(f"key '{caller.name}'", caller.key.id, caller.key.limits))
-            if limits != UNLIMITED:
+            if limits.metered:
                 held.append(self._enter(f"model '{model}'", f"model {model}", limits))
             yield
         finally:

@@ -30,6 +30,11 @@ class Limits(BaseModel):
     instances: int | None = Field(default=None, ge=1)
     body_bytes: int | None = Field(default=None, ge=1)
 
+    @property
+    def metered(self) -> bool:
+        """Whether requests are to be counted."""
+        return self.requests_s is not None or self.concurrency is not None
+
 
 class Key(BaseModel):
     """A key as it is kept. `models` are those it is for, none for all; it ends at `expires_at`, seconds since 1970."""
