@@ -7,7 +7,7 @@ FROM python:3.11-slim AS build
 # Some dependencies have no wheel for every machine.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-# Of pyproject.toml, separated by commas: embedded brings a Redis, demo the flights.
+# Of pyproject.toml, separated by commas: embedded brings a Redis, demo the flights, traces what sends traces.
 ARG EXTRAS=""
 # PyTorch's builds for CPUs; empty takes PyPI's, which bring CUDA.
 ARG TORCH_INDEX="https://download.pytorch.org/whl/cpu"
@@ -26,7 +26,8 @@ RUN groupadd --gid 10001 tidemill && useradd --uid 10001 --gid 10001 --create-ho
  && mkdir -p /models /data && chown tidemill:tidemill /data
 ENV PYTHONPATH=/models \
     PYTHONUNBUFFERED=1 \
-    TIDEMILL_HOME=/data
+    TIDEMILL_HOME=/data \
+    TIDEMILL_LOG_FORMAT=json
 WORKDIR /models
 USER 10001:10001
 EXPOSE 8000

@@ -46,9 +46,11 @@ def up(
     host: Annotated[str | None, typer.Option(help="Where to listen.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the HTTP API.")] = None,
     replicas: Annotated[int | None, typer.Option(help="Ingress replicas.")] = None,
+    traces: Annotated[str | None, typer.Option(help="Send traces to this collector (OTLP over HTTP).")] = None,
+    log_format: Annotated[str | None, typer.Option(help="What the processes' logs are: text or json.")] = None,
 ) -> None:
     """Start the platform: Redis, Ray, a trainer per model, and the HTTP API."""
-    settings = configured(home=home, host=host, port=port, replicas=replicas)
+    settings = configured(home=home, host=host, port=port, replicas=replicas, traces=traces, log_format=log_format)
     specs = spec or ["examples.flights:spec"]
     with errors():
         if detach:

@@ -39,10 +39,11 @@ class Platform:
         """Return when every model can answer.
 
         Raises:
-            AlreadyRunning, PortInUse, SpecError, StoreError, StartFailed.
+            AlreadyRunning, PortInUse, SpecError, StoreError, StartFailed, TracesUnavailable.
         """
         if os.getcwd() not in sys.path:  # users' modules lie where they start us
             sys.path.insert(0, os.getcwd())
+        self._settings.telemetry.check()
         specs = [load_spec(path) for path in self._specs]
         self._home.take()
         try:
@@ -96,9 +97,10 @@ class Platform:
 
         # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
-        self._trainers = [start_trainer(path, self.redis_url, settings.prefix, settings.seed) for path in self._specs]
-        self._controller = start_controller(self.redis_url, settings.prefix)
-        self._joiner = start_joiner(self.redis_url, settings.prefix)
+        url, prefix, telemetry = self.redis_url, settings.prefix, settings.telemetry
+        self._trainers = [start_trainer(path, url, prefix, settings.seed, telemetry) for path in self._specs]
+        self._controller = start_controller(url, prefix, telemetry)
+        self._joiner = start_joiner(url, prefix, telemetry)
         start_serve(self._cluster)
         self._stage("starting replicas")
         from serving.app import application  # noqa: PLC0415
@@ -112,6 +114,7 @@ class Platform:
             replicas=settings.replicas,
             when_redis_is_away=settings.when_redis_is_away,
             max_import_bytes=settings.max_import_bytes,
+            telemetry=telemetry,
         )
         from ray import serve  # noqa: PLC0415
 

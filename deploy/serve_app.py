@@ -21,6 +21,7 @@ from serving.control_actor import ControlActor
 from serving.scaling import Scaling
 from serving.settings import ServingSettings
 from store.spec import load_spec
+from store.telemetry import Telemetry
 from trainer.actor import TrainerActor
 from trainer.joiner import JoinActor
 
@@ -69,6 +70,7 @@ class Arguments(BaseModel):
     """ModelSpecs as package.module:attribute, importable on every node."""
     prefix: str = "tidemill"
     when_redis_is_away: Literal["durable", "available"] = "durable"
+    telemetry: Telemetry = Telemetry(log_format="json")
     replicas: Scaling = Scaling()
     replica_cpus: float = Field(default=1.0, gt=0)
     trainer: TrainerResources = TrainerResources()
@@ -78,9 +80,10 @@ def build(arguments: Arguments) -> serve.Application:
     """Return the application; Serve calls this on the cluster.
 
     Raises:
-        SpecError, ValueError: a spec cannot be imported, or a secret is missing. The application then fails to deploy, and
-            `serve status` has that text.
+        SpecError, ValueError, TracesUnavailable: a spec cannot be imported, a secret is missing, or the extra that traces need.
+            The application then fails to deploy, and `serve status` has that text.
     """
+    arguments.telemetry.check()
     secrets = Secrets().checked()
     url, prefix = secrets.redis_url, arguments.prefix
     settings = ServingSettings(
@@ -91,10 +94,11 @@ def build(arguments: Arguments) -> serve.Application:
         require_key=True,
         replicas=arguments.replicas.max_replicas,
         when_redis_is_away=arguments.when_redis_is_away,
+        telemetry=arguments.telemetry,
     )
     trainers = [_trainer(path, url, arguments) for path in arguments.specs]
-    controller = _worker("controller", ControlActor, num_cpus=0.1).bind(url, prefix)
-    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix)
+    controller = _worker("controller", ControlActor, num_cpus=0.1).bind(url, prefix, arguments.telemetry)
+    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix, arguments.telemetry)
     workers = [controller, joiner, *trainers]
     return application(settings, arguments.replicas, cpus=arguments.replica_cpus, workers=workers)
 
@@ -102,7 +106,7 @@ def build(arguments: Arguments) -> serve.Application:
 def _trainer(path: str, url: str, arguments: Arguments) -> serve.Application:
     asked = arguments.trainer
     trainer = _worker(f"trainer-{load_spec(path).name}", TrainerActor, num_cpus=asked.cpus, num_gpus=asked.gpus)
-    return trainer.bind(path, url, arguments.prefix, None)
+    return trainer.bind(path, url, arguments.prefix, None, arguments.telemetry)
 
 
 def _worker(name: str, work: type, **resources: float) -> Any:

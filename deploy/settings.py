@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from store.logs import LogFormat
+from store.telemetry import Collector, Telemetry
+
 
 class Settings(BaseSettings):
     """`home` holds everything that lasts: Redis's data, the operators' token, logs."""
@@ -27,10 +30,17 @@ class Settings(BaseSettings):
     max_import_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """The largest model from elsewhere that is taken."""
     when_redis_is_away: Literal["durable", "available"] = "durable"
+    traces: Collector = ""
+    """Where to send traces: a collector of OTLP over HTTP, such as http://collector:4318; empty: nowhere."""
+    log_format: LogFormat = "text"
     haproxy: bool | None = None
     """None: where it is to be had."""
     seed: int | None = None
     """Replaces the specs' own seed of the initial weights."""
+
+    @property
+    def telemetry(self) -> Telemetry:
+        return Telemetry(traces=self.traces, log_format=self.log_format)
 
     @property
     def needs_key(self) -> bool:

@@ -1,7 +1,7 @@
 """The Serve application: one ingress deployment whose replicas answer predictions in their own process."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,9 +25,11 @@ from serving.metrics import merge
 from serving.open_inference import OpenInference
 from serving.openapi import document
 from serving.operators import CALLER, Handler, Operators, guarded
-from serving.replica import Replica
+from serving.refusals import refused
+from serving.replica import Replica, new_name
 from serving.scaling import AT_WORK, Scaling
 from serving.settings import ServingSettings
+from serving.traced import traced
 from store.errors import Unavailable
 
 
@@ -38,8 +40,9 @@ class Edge:
     `max_ongoing` predictions are at work at a time; more are refused at once, so that those at work are answered.
     """
 
-    def __init__(self, app: Starlette, handlers: dict[str, Handler], max_ongoing: int) -> None:
+    def __init__(self, app: Starlette, handlers: dict[str, Handler], max_ongoing: int, refuse: "_Refuse | None" = None) -> None:
         self.app = app
+        self._refuse = refuse or _refusal
         self._handlers = handlers
         self._max_ongoing = max_ongoing
         self._ongoing = 0
@@ -56,29 +59,43 @@ class Edge:
             if route == "infer" and "/versions/" in path:
                 model, _, number = path.partition("/versions/")
                 scope["path_params"] = {"model": model, "version": number}
-            await (await self._answered(Request(scope, receive), self._handlers[route]))(scope, receive, send)
+            await (await self._answered(Request(scope, receive), route))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _answered(self, request: Request, handler: Handler) -> ASGIApp:
+    async def _answered(self, request: Request, route: str) -> ASGIApp:
         if self._ongoing >= self._max_ongoing:
-            return refusal(Overloaded(f"{self._ongoing} predictions are at work already; send fewer at a time"))
+            error = Overloaded(f"{self._ongoing} predictions are at work already; send fewer at a time")
+            return self._refuse(route, request, error)
         self._ongoing += 1
         try:
-            return await handler(request)
+            return await self._handlers[route](request)
         except ClientDisconnect:
             return _nobody
         finally:
             self._ongoing -= 1
 
 
+_Refuse = Callable[[str, Request, Exception], Response]
+"""Makes the answer to a request of one of the hot routes for which there is no room."""
+
+
+def _refusal(_: str, __: Request, error: Exception) -> Response:
+    return refusal(error)
+
+
 async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
     """The answer to a client that went away."""
 
 
-def build(settings: ServingSettings) -> Edge:
-    """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown."""
-    replica = Replica(settings)
+def build(settings: ServingSettings, name: str = "") -> Edge:
+    """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown.
+
+    Raises:
+        TracesUnavailable: the settings ask for traces that cannot be sent.
+    """
+    settings.telemetry.check()
+    replica = Replica(settings, name)
     data, operators = DataPlane(replica), Operators(replica)
     inference = OpenInference(replica, data)
     experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
@@ -167,11 +184,20 @@ def build(settings: ServingSettings) -> Edge:
     handlers = {404: _not_found, 405: _wrong_method}
     starlette = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     hot = {
-        "predict": _answered(replica, _admitted(replica, data.predict)),
-        "rank": _answered(replica, _admitted(replica, data.rank), "/models/{model}/rank"),
-        "infer": _answered(replica, _admitted(replica, inference.infer), f"{v2}/infer"),
+        "predict": ("/models/{model}/predict", data.predict),
+        "rank": ("/models/{model}/rank", data.rank),
+        "infer": (f"{v2}/infer", inference.infer),
     }
-    edge = Edge(starlette, hot, settings.max_ongoing)
+
+    def full(route: str, request: Request, error: Exception) -> Response:
+        path, _ = hot[route]
+        response = refused(replica.metrics, path, request.scope, error)
+        replica.metrics.requests.labels(path, response.status_code).inc()
+        return response
+
+    answering = {route: _answered(replica, _admitted(replica, handler), path) for route, (path, handler) in hot.items()}
+    edge = Edge(starlette, answering, settings.max_ongoing, full)
+    replica.metrics.in_flight.set_function(lambda: edge.ongoing)
     return edge
 
 
@@ -207,12 +233,15 @@ def _admitted(replica: Replica, handler: Handler) -> Handler:
     return admitted
 
 
+_TRACED = ("/predict", "/rank", "/infer", "/feedback")
+
+
 def _route(path: str, method: str, replica: Replica, handler: Handler) -> Route:
     return Route(path, _answered(replica, handler, path), methods=[method])
 
 
-def _answered(replica: Replica, handler: Handler, path: str = "/models/{model}/predict") -> Handler:
-    """Return a handler whose domain errors become answers, counted by route and status."""
+def _answered(replica: Replica, handler: Handler, path: str) -> Handler:
+    """Return a handler whose domain errors become answers, counted by route and status, and traced if that is asked for."""
     counts = {status: replica.metrics.requests.labels(path, status) for status in (200, 201, 202)}
 
     async def answered(request: Request) -> Response:
@@ -221,12 +250,12 @@ def _answered(replica: Replica, handler: Handler, path: str = "/models/{model}/p
         except ClientDisconnect:
             raise
         except Exception as error:
-            response = refusal(error)
+            response = refused(replica.metrics, path, request.scope, error)
         status = response.status_code
         (counts.get(status) or replica.metrics.requests.labels(path, status)).inc()
         return response
 
-    return answered
+    return traced(answered, path) if replica.settings.telemetry.traces and path.endswith(_TRACED) else answered
 
 
 async def _not_found(request: Request, _: Exception) -> Response:
@@ -261,7 +290,9 @@ def application(
             self._edge: Edge | None = None
 
         def __serve_build_asgi_app__(self) -> Edge:
-            self._edge = build(settings)
+            name = new_name()
+            settings.telemetry.start("replica", name)
+            self._edge = build(settings, name)
             return self._edge
 
         def record_autoscaling_stats(self) -> dict[str, int]:

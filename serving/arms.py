@@ -27,6 +27,11 @@ class Runner:
     def __init__(self, name: str, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
+    @property
+    def waiting(self) -> int:
+        """Runs that wait for a thread."""
+        return queued(self._threads)
+
     async def run(
         self, hosted: Hosted, live: Live, rows: list[Row], timeout_s: float | None = None
     ) -> tuple[np.ndarray, float]:
@@ -80,7 +85,7 @@ class Arms:
         on_trial = plan.variant != default and plan.propensity > 0.0
         try:
             live = hosted.live(state, plan.variant)
-            scores, seconds = await self.run(hosted, live, made.rows(indices), on_trial)
+            scores, seconds = await self.run(hosted, plan.variant, live, made.rows(indices), on_trial)
         except (VersionFailed, NotReady, TimeoutError) as error:
             if isinstance(error, NotReady) and not on_trial:
                 raise
@@ -92,8 +97,13 @@ class Arms:
         else:
             made.take(plan, live, indices, scores, seconds)
 
-    async def run(self, hosted: Hosted, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
-        """Return scores and seconds; raises VersionFailed, and TimeoutError of an arm on trial."""
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Runs that wait for a thread, by whose threads these are."""
+        return {"arms": self._default.waiting, "trials": self._trial.waiting}
+
+    async def run(self, hosted: Hosted, variant: str, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
+        """Return scores and seconds of a variant's version; raises VersionFailed, and TimeoutError of an arm on trial."""
         if on_trial:
             return await self._trial.run(hosted, live, rows, self._trial_timeout_s)
         return await self._default.run(hosted, live, rows)
@@ -114,7 +124,7 @@ class Arms:
         live, bad = hosted.live(state, plan.variant), list[int]()
         for index in indices:
             try:
-                scores, seconds = await self.run(hosted, live, made.rows([index]), on_trial)
+                scores, seconds = await self.run(hosted, plan.variant, live, made.rows([index]), on_trial)
             except (VersionFailed, TimeoutError):
                 bad.append(index)
             else:
@@ -176,6 +186,11 @@ def failure_of(
         text=str(error)[:300] or "it took too long",
         event_times=event_times,
     )
+
+
+def queued(threads: ThreadPoolExecutor) -> int:
+    """Return how much work waits for one of these threads."""
+    return threads._work_queue.qsize()  # pyright: ignore[reportPrivateUsage] - nothing public says so
 
 
 def _timed(hosted: Hosted, live: Live, rows: list[Row]) -> tuple[np.ndarray, float]:

@@ -34,6 +34,11 @@ class GroupCommit:
     def buffered(self) -> int:
         return len(self._buffer)
 
+    @property
+    def waiting(self) -> int:
+        """Entries that gather for the next flush."""
+        return len(self._gathering)
+
     async def append(self, stream: str, payload: bytes) -> None:
         """Return when the entry is durable, or, in available mode with the log away, buffered.
 

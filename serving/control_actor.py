@@ -13,6 +13,7 @@ from serving.controller import Controller
 from store.errors import StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
+from store.telemetry import QUIET, Telemetry
 
 log = logging.getLogger(__name__)
 LEASE_S = 5.0
@@ -26,8 +27,9 @@ _LIST_EVERY_S = 1.0
 class ControlActor:
     """Runs one controller per model for as long as it lives. Create it through `start_controller`."""
 
-    def __init__(self, redis_url: str, prefix: str) -> None:
+    def __init__(self, redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> None:
         self._url, self._prefix = redis_url, prefix
+        telemetry.start("role", "controller")
         self._problems: dict[str, str] = {}
         os.nice(NICENESS)
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="controller").start()
@@ -82,9 +84,9 @@ class ControlActor:
             pause_s = min(5.0, pause_s * 2)
 
 
-def start_controller(redis_url: str, prefix: str) -> Any:
+def start_controller(redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> Any:
     """Start the controllers. A call is never retried: what it decides is decided once, by the policy's epoch."""
     actor = ray.remote(ControlActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name="controller", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(redis_url, prefix)
+    return actor.remote(redis_url, prefix, telemetry)

@@ -12,13 +12,15 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serving.access import OPERATE, Allowance, Caller
-from serving.arms import Arms
+from serving.arms import Arms, queued
 from serving.errors import BadRequest, Forbidden, LogUnavailable, TooLarge, UnknownModel, VersionFailed
 from serving.hosted import FORCED_HEADER, Asked, EventTime, Headers, Hosted, Name, State, event_seconds
-from serving.http import answer, place, read_body
+from serving.http import IDS, answer, place, read_body
 from serving.operators import CALLER
 from serving.ranking import Lists
+from serving.refusals import log_failure
 from serving.replica import Replica
+from serving.traced import TracedArms
 from store.names import log_stream
 from store.records import Failures, Feedback, FeedbackBatch, Predictions, item_id, pack_log
 from store.spec import ModelRecord
@@ -54,8 +56,13 @@ class DataPlane:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="predict")
-        self._arms = Arms(replica.settings.trial_timeout_s)
+        arms = TracedArms if replica.settings.telemetry.traces else Arms
+        self._arms = arms(replica.settings.trial_timeout_s)
         self._lists = Lists(self._arms, replica.settings.token)
+        queues = replica.metrics.queues
+        queues.labels("reading").set_function(lambda: queued(self.threads))
+        for threads in self._arms.waiting:
+            queues.labels(threads).set_function(lambda threads=threads: self._arms.waiting[threads])
 
     async def predict(self, request: Request) -> Response:
         started = perf_counter()
@@ -71,6 +78,7 @@ class DataPlane:
         else:
             loop = asyncio.get_running_loop()
             asked = await loop.run_in_executor(self.threads, hosted.read, state, body, headers, forced)
+        request.scope[IDS] = asked.ids
         return await self.answered(hosted, state, asked, allowed, started, _answer)
 
     async def answered(
@@ -99,10 +107,12 @@ class DataPlane:
         if made.shadows:
             replica.shadow_queue.offer(hosted, state, made)
         hosted.predictions.inc(len(predictions.ids))
+        hosted.sizes.observe(len(predictions.ids))
         hosted.latency.observe(perf_counter() - started)
         return response
 
     async def rank(self, request: Request) -> Response:
+        started = perf_counter()
         replica = self._replica
         hosted = self.hosted(request.path_params["model"])
         allowed: Allowance = request.scope[ALLOWANCE]
@@ -115,9 +125,12 @@ class DataPlane:
         except VersionFailed as error:
             replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise
+        request.scope[IDS] = [ranked.ranking.id]
         failures = self._counted(hosted, ranked.failures)
         await replica.log.submit(hosted.stream, *failures, pack_log(ranked.ranking), pack_log(ranked.predictions))
         hosted.predictions.inc(len(ranked.predictions.ids))
+        hosted.sizes.observe(len(ranked.predictions.ids))
+        hosted.latency.observe(perf_counter() - started)
         return answer(ranked.content)
 
     async def feedback(self, request: Request) -> Response:
@@ -133,6 +146,7 @@ class DataPlane:
                 rejected.append({"index": index, "error": checked})
             else:
                 accepted.setdefault(checked[0], []).append(checked[1])
+        request.scope[IDS] = [one.id for batch in accepted.values() for one in batch]
         at = time()
         await asyncio.gather(
             *(
@@ -166,9 +180,10 @@ class DataPlane:
         return None
 
     def _counted(self, hosted: Hosted, failures: Sequence[Failures]) -> list[bytes]:
-        """Count what arms could not answer; return it as log entries, to go with the request's own."""
+        """Count and log what arms could not answer; return it as log entries, to go with the request's own."""
         for failure in failures:
             self._replica.metrics.failures.labels(hosted.record.name, failure.variant, failure.reason).inc(len(failure.ids))
+            log_failure(hosted.record.name, failure)
         return [pack_log(failure) for failure in failures]
 
     def hosted(self, model: str) -> Hosted:

@@ -86,6 +86,7 @@ class Hosted:
         self.record = record
         self.predictions = metrics.predictions.labels(record.name)
         self.latency = metrics.latency.labels(record.name)
+        self.sizes = metrics.sizes.labels(record.name)
         self.encoder = Encoder(record.features)
         self.state = State()
         names = [field.name for field in record.features.fields]

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 PATIENCE_S, SLOWEST_BYTES_S = 30.0, 50_000
 """How long a body may take: so many seconds, and one more for so many bytes that came."""
 
+IDS, REFUSED = "tidemill.ids", "tidemill.refused"
+"""Where a request's scope says which predictions it is about, and why it was refused."""
+
 _DISCARD_BYTES = 256 * 1024 * 1024
 
 

@@ -1,22 +1,37 @@
 """Prometheus metrics of one replica, and of all of them together."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from store import tracing
 
 _LATENCY = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1, 2.5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _FRESHNESS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 8, 15, 30, 60, 300, 3600)
 
 
 class ReplicaMetrics:
-    """What one replica counts. Each replica has a registry of its own."""
+    """What one replica counts. Each replica has a registry of its own.
+
+    A queue's length, and what is counted elsewhere, is read when somebody looks: see `set_function` of a gauge, and `total`.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.predictions = Counter("tidemill_predictions", "Instances answered", ["model"], registry=self.registry)
         self.requests = Counter("tidemill_requests", "HTTP answers", ["route", "status"], registry=self.registry)
+        self.errors = Counter(
+            "tidemill_errors", "HTTP answers that refuse, by what was wrong", ["route", "kind"], registry=self.registry
+        )
+        self.in_flight = Gauge("tidemill_requests_in_flight", "Requests for predictions at work", registry=self.registry)
+        self.queues = Gauge("tidemill_queue_length", "What waits, by where", ["queue"], registry=self.registry)
+        self.sizes = Histogram(
+            "tidemill_request_instances", "Instances of a request", ["model"], buckets=_SIZES, registry=self.registry
+        )
         self.latency = Histogram(
             "tidemill_predict_seconds", "Time from body to answer", ["model"], buckets=_LATENCY, registry=self.registry
         )
@@ -39,13 +54,33 @@ class ReplicaMetrics:
             ["model", "variant", "reason"],
             registry=self.registry,
         )
-        self.shadows = Gauge("tidemill_shadows", "Shadow scores by what became of them", ["verdict"], registry=self.registry)
         self.buffered = Gauge("tidemill_log_buffered", "Log entries that wait for Redis", registry=self.registry)
-        self.lost = Gauge("tidemill_log_lost", "Log entries lost while Redis was away", registry=self.registry)
         self.resident = Gauge("tidemill_resident_bytes", "Resident memory of the replica", registry=self.registry)
+        self._totals = _Totals()
+        self.registry.register(self._totals)
+        self.total("tidemill_spans_dropped", "Spans that the collector did not get", "", lambda: {"": tracing.dropped()})
+
+    def total(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Expose a counter that is kept elsewhere: `read` returns it by the label's value; without a label, by ''."""
+        self._totals.add(name, documentation, label, read)
 
     def exposition(self) -> str:
         return generate_latest(self.registry).decode()
+
+
+class _Totals(Collector):
+    def __init__(self) -> None:
+        self._known: list[tuple[str, str, str, Callable[[], Mapping[str, int]]]] = []
+
+    def add(self, name: str, documentation: str, label: str, read: Callable[[], Mapping[str, int]]) -> None:
+        self._known.append((name, documentation, label, read))
+
+    def collect(self) -> Iterable[Metric]:
+        for name, documentation, label, read in self._known:
+            family = CounterMetricFamily(name, documentation, labels=[label] if label else [])
+            for value, count in read().items():
+                family.add_metric([value] if label else [], count)
+            yield family
 
 
 def merge(expositions: Iterable[tuple[str, str]]) -> str:

@@ -17,7 +17,7 @@ from serving.access import Allowance, Caller
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import BadRequest, Invalid, TimedOut, UnknownModel
 from serving.hosted import Asked, Hosted, State, new_id
-from serving.http import answer, read_body, whole_number
+from serving.http import IDS, answer, read_body, whole_number
 from serving.operators import CALLER, validate
 from serving.replica import Replica
 from store.columns import rows_of
@@ -140,6 +140,7 @@ class OpenInference:
             loop = asyncio.get_running_loop()
             reading = loop.run_in_executor(self._data.threads, self._read, hosted, state, request, body, forced, allowed)
             given, asked = await reading
+        request.scope[IDS] = asked.ids
         wanted = _wanted(hosted.record, given)
         encoding = _encoding(headers.get("accept-encoding", ""))
 

@@ -179,7 +179,7 @@ class Lists:
         can answer for it."""
         on_trial = together or (plan.propensity > 0.0 and plan.variant != state.snapshot.policy.default)
         try:
-            scores, seconds = await self._arms.run(hosted, hosted.live(state, plan.variant), rows, on_trial)
+            scores, seconds = await self._arms.run(hosted, plan.variant, hosted.live(state, plan.variant), rows, on_trial)
         except (VersionFailed, NotReady, TimeoutError) as error:
             if isinstance(error, NotReady) and not on_trial:
                 raise

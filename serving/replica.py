@@ -17,6 +17,8 @@ from serving.hosted import Hosted, Live, State
 from serving.metrics import ReplicaMetrics
 from serving.settings import ServingSettings
 from serving.shadow import ShadowQueue
+from serving.traced import TracedCommit
+from store import tracing
 from store.artefact import SMALL_BYTES, Session, check_digests, check_golden, open_session
 from store.errors import StoreError, Unavailable
 from store.policy import Applied, Report, Snapshot
@@ -28,12 +30,16 @@ _LIST_EVERY_S = 1.0
 """How soon a model that is added is served."""
 
 
+def new_name() -> str:
+    return uuid.uuid4().hex[:12]
+
+
 class Replica:
     """Everything that the routes share. Call `start` on the event loop that serves them."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, name: str = "") -> None:
         self.settings = settings
-        self.name = uuid.uuid4().hex[:12]
+        self.name = name or new_name()
         self.store = RedisStore(settings.redis_url, settings.prefix, settings.redis_timeout_s)
         self.metrics = ReplicaMetrics()
         self.access = Access(settings.token, settings.api_key, settings.require_key, settings.replicas)
@@ -49,8 +55,11 @@ class Replica:
 
     async def start(self) -> None:
         mode, entries = self.settings.when_redis_is_away, self.settings.buffer_entries
-        self.log = GroupCommit(self.store, mode, entries)
+        self.settings.telemetry.trace(f"replica:{self.name}")
+        commit = TracedCommit if self.settings.telemetry.traces else GroupCommit
+        self.log = commit(self.store, mode, entries)
         self.shadow_queue = ShadowQueue(self.log, self.settings.shadow_queue)
+        self._watch()
         self._tasks = [asyncio.create_task(self._supervised(task)) for task in (self._follow, self._renew)]
 
     async def close(self) -> None:
@@ -59,6 +68,8 @@ class Replica:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.shadow_queue.close()
         await self.store.close()
+        if self.settings.telemetry.traces:
+            await asyncio.to_thread(tracing.stop)
 
     @property
     def away(self) -> dict[str, str]:
@@ -80,12 +91,16 @@ class Replica:
         """Set when this replica has next looked at the board and applied what it found."""
         return self._looked
 
+    def _watch(self) -> None:
+        metrics, log, shadows = self.metrics, self.log, self.shadow_queue
+        metrics.queues.labels("log").set_function(lambda: log.waiting)
+        metrics.queues.labels("shadows").set_function(lambda: shadows.waiting)
+        metrics.total("tidemill_log_lost", "Log entries lost while Redis was away", "", lambda: {"": log.lost})
+        metrics.total("tidemill_shadows", "Shadow scores by what became of them", "verdict", lambda: shadows.counts)
+
     def measure(self) -> None:
         """Bring the metrics that are read, not counted, up to date."""
-        for verdict, count in self.shadow_queue.counts.items():
-            self.metrics.shadows.labels(verdict).set(count)
         self.metrics.buffered.set(self.log.buffered)
-        self.metrics.lost.set(self.log.lost)
         self.metrics.resident.set(self._process.memory_info().rss)
         self._exposition = self.metrics.exposition()
 
@@ -178,7 +193,8 @@ class Replica:
                 continue
             if number not in opened and number not in failed:
                 try:
-                    opened[number] = await self._open(hosted, number)
+                    with tracing.span("swap", {"tidemill.model": hosted.record.name, "tidemill.version": number}):
+                        opened[number] = await self._open(hosted, number)
                 except Unavailable:
                     raise
                 except StoreError as error:

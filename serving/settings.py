@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from store.telemetry import QUIET, Telemetry
+
 
 class ServingSettings(BaseModel):
     """Limits are per request or per replica. `token` guards the operator routes."""
@@ -31,5 +33,6 @@ class ServingSettings(BaseModel):
     trial_timeout_s: float = 1.0
     """How long an arm on trial may take before the default one answers instead."""
     shadow_queue: int = 1000
+    telemetry: Telemetry = QUIET
     lease_s: float = 5.0
     redis_timeout_s: float = 5.0

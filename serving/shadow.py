@@ -56,6 +56,11 @@ class ShadowQueue:
         self.counts: Counter[str] = Counter()
         self._worker = asyncio.create_task(self._run())
 
+    @property
+    def waiting(self) -> int:
+        """Requests whose shadows have not been scored yet."""
+        return self._queue.qsize()
+
     def offer(self, hosted: Hosted, state: State, answered: Answered) -> None:
         """Queue the shadows of an answered request, or drop and count them; never waits."""
         try:

@@ -1,9 +1,9 @@
 """The trainer as a Ray actor: a thread of its own that keeps one model learning, whatever happens to the store."""
 
 import asyncio
+import logging
 import os
 import threading
-import traceback
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,13 @@ from store.errors import StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
 from store.spec import load_spec
+from store.telemetry import QUIET, Telemetry
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
 
+log = logging.getLogger(__name__)
 LEASE_S = 5.0
 NICENESS = 10
 """Learning gives way to serving."""
@@ -29,8 +31,11 @@ NICENESS = 10
 class TrainerActor:
     """Trains the model of `spec_path` for as long as it lives. Create it through `start_trainer`."""
 
-    def __init__(self, spec_path: str, redis_url: str, prefix: str, seed: int | None) -> None:
+    def __init__(
+        self, spec_path: str, redis_url: str, prefix: str, seed: int | None, telemetry: Telemetry = QUIET
+    ) -> None:
         self._spec_path, self._seed = spec_path, seed
+        telemetry.start("trainer", spec_path)
         self._url, self._prefix = redis_url, prefix
         self._problem = "starting"
         os.nice(NICENESS)
@@ -49,7 +54,7 @@ class TrainerActor:
             except (StoreError, TrainerError) as error:
                 self._problem = str(error)
             except Exception as error:
-                traceback.print_exc()
+                log.exception("the trainer of %s failed and is started again", self._spec_path)
                 self._problem = f"{type(error).__name__}: {error}"
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
@@ -100,9 +105,11 @@ class TrainerActor:
             await asyncio.sleep(LEASE_S / 5)
 
 
-def start_trainer(spec_path: str, redis_url: str, prefix: str, seed: int | None = None) -> Any:
+def start_trainer(
+    spec_path: str, redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET
+) -> Any:
     """Start the trainer of a model. Ray restarts it when it dies; a call is never retried, it could learn twice."""
     actor = ray.remote(TrainerActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name=f"trainer:{spec_path}", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(spec_path, redis_url, prefix, seed)
+    return actor.remote(spec_path, redis_url, prefix, seed, telemetry)

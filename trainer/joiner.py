@@ -1,9 +1,9 @@
 """Labels of models without a trainer, joined all the same: their experiments need outcomes. One Ray actor for all."""
 
 import asyncio
+import logging
 import os
 import threading
-import traceback
 from typing import Any
 
 import ray
@@ -12,9 +12,11 @@ import uvloop
 from store.errors import StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
+from store.telemetry import QUIET, Telemetry
 from trainer.errors import TrainerError
 from trainer.joining import Joining
 
+log = logging.getLogger(__name__)
 LEASE_S = 5.0
 NICENESS = 10
 _LIST_EVERY_S = 1.0
@@ -55,7 +57,7 @@ class Joiner:
             except (StoreError, TrainerError) as error:
                 self.problems[model] = str(error)
             except Exception as error:
-                traceback.print_exc()
+                log.exception("the label join of model '%s' failed and is started again", model)
                 self.problems[model] = f"{type(error).__name__}: {error}"
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
@@ -64,8 +66,9 @@ class Joiner:
 class JoinActor:
     """Runs a joiner for as long as it lives. Create it through `start_joiner`."""
 
-    def __init__(self, redis_url: str, prefix: str) -> None:
+    def __init__(self, redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> None:
         self._url, self._prefix = redis_url, prefix
+        telemetry.start("role", "joiner")
         os.nice(NICENESS)
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="joiner").start()
 
@@ -83,9 +86,9 @@ class JoinActor:
             await asyncio.sleep(_LIST_EVERY_S)
 
 
-def start_joiner(redis_url: str, prefix: str) -> Any:
+def start_joiner(redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> Any:
     """Start joining for models without a trainer. Ray restarts it when it dies."""
     actor = ray.remote(JoinActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name="joiner", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(redis_url, prefix)
+    return actor.remote(redis_url, prefix, telemetry)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from store import tracing
 from store.artefact import digest_of
 from store.names import learner_consumer, log_stream, outcome_stream
 from store.policy import MAIN
@@ -156,6 +157,7 @@ class Trainer:
         self._reached("publish.after")
         self._learner_at = position
         if publishes and published:
+            tracing.past("publish", started, self._about(published))
             before, self._version = self._version, published.number
             await self._compress(published, weights)
             await forget(self._store, self._model, before, published.number)
@@ -172,6 +174,9 @@ class Trainer:
             await self._sister.start()
         await self._sister.follow(version, self._graph, weights)
         self._reached("compress.after")
+
+    def _about(self, version: Version) -> dict[str, tracing.Value]:
+        return {"tidemill.model": self._model, "tidemill.version": version.number, "tidemill.outcomes": version.outcomes}
 
     def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes) -> Version:
         good = not learned.rejected

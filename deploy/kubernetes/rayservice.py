@@ -40,6 +40,7 @@ def serve_config(values: Values) -> dict[str, Any]:
         specs=values.specs,
         prefix=values.prefix,
         when_redis_is_away=values.when_redis_is_away,
+        telemetry=values.telemetry,
         replicas=Scaling(min_replicas=replicas.min, max_replicas=replicas.max, target_at_work=replicas.predictions_at_work),
         replica_cpus=float(amount(replicas.cpu)),
         trainer=TrainerResources(cpus=float(amount(values.trainer_cpu)), gpus=gpus),

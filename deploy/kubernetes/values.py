@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from store.telemetry import Telemetry
+
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 _FACTORS = {
     "m": Decimal("0.001"), "": Decimal(1), "k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12),
@@ -119,6 +121,8 @@ class Values(_Part):
     specs: tuple[str, ...] = Field(min_length=1)
     prefix: str = Field(default="tidemill", min_length=1)
     when_redis_is_away: Literal["durable", "available"] = "durable"
+    telemetry: Telemetry = Telemetry(log_format="json")
+    """Traces need an image that was built with the extra `traces`."""
     service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     replicas: Replicas = Replicas()
     trainer_cpu: Quantity = "1"
