@@ -1,6 +1,8 @@
 """The `tidemill` command: a thin face of the platform's HTTP API and of starting and stopping it."""
 
+import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -25,7 +27,9 @@ from deploy.cli_terminal import (
 )
 from deploy.home import Home
 from deploy.settings import Settings
+from store import logs
 
+log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
@@ -50,9 +54,9 @@ def up(
     log_format: Annotated[str | None, typer.Option(help="What the processes' logs are: text or json.")] = None,
 ) -> None:
     """Start the platform: Redis, Ray, a trainer per model, and the HTTP API."""
-    settings = configured(home=home, host=host, port=port, replicas=replicas, traces=traces, log_format=log_format)
     specs = spec or ["examples.flights:spec"]
     with errors():
+        settings = configured(home=home, host=host, port=port, replicas=replicas, traces=traces, log_format=log_format)
         if detach:
             running = detached.start(settings, specs, lambda stage: err.print(f"[dim]{stage}[/dim]"))
             out.print(f"ready at {running.url} (process {running.pid}); 'tidemill down' stops it")
@@ -66,18 +70,29 @@ def _run(settings: Settings, specs: list[str]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    platform = Platform(settings, specs, lambda stage: err.print(f"[dim]{stage}[/dim]"))
+    tell = _teller(settings)
+    platform = Platform(settings, specs, tell)
     try:
         running = platform.start()
-        out.print(f"ready at [bold]{running.url}[/bold]; Ctrl-C stops it")
+        if settings.log_format == "text":
+            out.print(f"ready at [bold]{running.url}[/bold]; Ctrl-C stops it")
         while True:
             signal.pause()
     except KeyboardInterrupt:
-        err.print("stopping")
+        tell("stopping")
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         platform.stop()
+
+
+def _teller(settings: Settings) -> Callable[[str], None]:
+    """Return what says how far the platform is: to people, or to those who gather JSON lines."""
+    if settings.log_format == "text":
+        return lambda stage: err.print(f"[dim]{stage}[/dim]")
+    logs.configure("json", role="platform")
+    log.setLevel(logging.INFO)
+    return log.info
 
 
 @app.command()

@@ -55,7 +55,7 @@ def start_ray(
     Args:
         host: where the application is to be reached; only HAProxy keeps everything else on loopback if this is not.
         num_cpus: what Ray believes to have, so that fractions of it always fit.
-        log_directory: where Ray's logs go when it ends; None drops them.
+        log_directory: where Ray's logs go when it ends; while it runs, `logs` beside it leads to them. None drops them.
         use_haproxy: False takes Ray's own proxy; None takes HAProxy where there is one.
         worker_environment: what the workers see in addition to this process's environment.
     """
@@ -72,6 +72,7 @@ def start_ray(
     try:
         os.environ.update(environment)
         _init_ray(cluster, num_cpus, object_store_memory, worker_environment or {})
+        _show_logs(cluster)
     except BaseException:
         stop_ray(cluster)
         raise
@@ -92,12 +93,26 @@ def stop_ray(cluster: Cluster) -> None:
 
     with contextlib.suppress(Exception):
         ray.shutdown()
+    _hide_logs(cluster)
     logs = str(cluster.log_directory.resolve()) if cluster.log_directory is not None else ""
     left = reaper.sweep(str(cluster.run_directory), logs)
     cluster.reaper.kill()
     cluster.reaper.wait()
     if left:
         raise RuntimeError(f"these processes of Ray would not end: {', '.join(map(str, left))}")
+
+
+def _show_logs(cluster: Cluster) -> None:
+    """Make the logs of what runs easy to find."""
+    _hide_logs(cluster)
+    if cluster.log_directory is not None:
+        with contextlib.suppress(OSError):  # something of that name that is not ours
+            cluster.log_directory.with_name("logs").symlink_to(cluster.run_directory / "ray" / "session_latest" / "logs")
+
+
+def _hide_logs(cluster: Cluster) -> None:
+    if cluster.log_directory is not None and (link := cluster.log_directory.with_name("logs")).is_symlink():
+        link.unlink()
 
 
 def ensure_port_free(host: str, port: int, patience: float = _PORT_PATIENCE) -> None:

@@ -1,7 +1,7 @@
 """What is not answered: counted by kind, and logged where it is the platform that failed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from store.records import Failures
 log = logging.getLogger(__name__)
 
 
-def refused(metrics: ReplicaMetrics, route: str, scope: dict[str, Any], error: Exception) -> Response:
+def refused(metrics: ReplicaMetrics, route: str, scope: MutableMapping[str, Any], error: Exception) -> Response:
     """Return the answer to a request that failed with `error`."""
     kind = type(error).__name__ if isinstance(error, ServingError | StoreError) else "Internal"
     response = refusal(error)

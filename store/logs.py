@@ -1,13 +1,12 @@
 """A process's log, as text or as JSON lines on standard error, in which a storm of one kind of line leaves most of it out."""
 
+import json
 import logging
 import sys
 import threading
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
-
-from pydantic_core import to_json
 
 from store import tracing
 
@@ -57,7 +56,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return to_json(line, inf_nan_mode="strings", serialize_unknown=True).decode()
+        return json.dumps(line, default=str)
 
 
 class Lines(logging.Formatter):

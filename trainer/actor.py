@@ -31,9 +31,7 @@ NICENESS = 10
 class TrainerActor:
     """Trains the model of `spec_path` for as long as it lives. Create it through `start_trainer`."""
 
-    def __init__(
-        self, spec_path: str, redis_url: str, prefix: str, seed: int | None, telemetry: Telemetry = QUIET
-    ) -> None:
+    def __init__(self, spec_path: str, redis_url: str, prefix: str, seed: int | None, telemetry: Telemetry = QUIET) -> None:
         self._spec_path, self._seed = spec_path, seed
         telemetry.start("trainer", spec_path)
         self._url, self._prefix = redis_url, prefix
@@ -105,9 +103,7 @@ class TrainerActor:
             await asyncio.sleep(LEASE_S / 5)
 
 
-def start_trainer(
-    spec_path: str, redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET
-) -> Any:
+def start_trainer(spec_path: str, redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET) -> Any:
     """Start the trainer of a model. Ray restarts it when it dies; a call is never retried, it could learn twice."""
     actor = ray.remote(TrainerActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name=f"trainer:{spec_path}", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0

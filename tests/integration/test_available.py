@@ -49,7 +49,7 @@ async def test_predictions_made_without_redis_are_logged_when_it_is_back(tmp_pat
             # The buffer holds five; what was beyond it is counted, not forgotten in silence.
             assert logged == [*ids[:6], ids[-1]]
             lost = next(
-                line for line in (await client.get("/metrics")).text.splitlines() if line.startswith("tidemill_log_lost{")
+                line for line in (await client.get("/metrics")).text.splitlines() if line.startswith("tidemill_log_lost_total{")
             )
             assert float(lost.split()[-1]) == 3
         finally:
