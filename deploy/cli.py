@@ -29,7 +29,7 @@ from deploy.home import Home
 from deploy.settings import Settings
 from store import logs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("deploy.cli")  # which is also run as __main__
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
