@@ -22,13 +22,13 @@ serves = pytest.mark.skipif(
 def _outcomes(count: int, seed: int = 0) -> list[Outcome]:
     draw = np.random.default_rng(seed)
     rows = draw.normal(size=(count, 32)).round(3)
+    served = Served("main", 1, 1.0)
     return [
         Outcome(
-            id=str(index), unit="u", row=[row.astype(np.float32).tobytes()], output=[0.5], served=Served("main", 1, 1.0), label=int(row[0] > 0),
-            kind="label", final=True, predicted_at=0.0, labelled_at=1.0, received_at=1.0,
+            str(index), "u", [row.astype(np.float32).tobytes()], [0.5], served, int(row[0] > 0), "label", True, 0.0, 1.0, 1.0
         )
         for index, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
 
 
 def _taught(device: str, batches: int = 5) -> Learner:
