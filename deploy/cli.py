@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_compress, cli_experiments, cli_import, cli_keys, cli_policy, detached
+from deploy import cli_compress, cli_experiments, cli_import, cli_keys, cli_place, cli_policy, detached
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -37,6 +37,7 @@ app.add_typer(cli_experiments.experiment_app, name="experiment")
 app.add_typer(cli_keys.key_app, name="key")
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_import.app)
+app.add_typer(cli_place.app)
 app.command()(cli_compress.compress)
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}

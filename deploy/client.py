@@ -98,6 +98,13 @@ class Client:
         schedule = {"outcomes": outcomes, "seconds": seconds}
         return self._call("PUT", f"/admin/models/{model}/schedule", json=schedule)
 
+    def placement(self, model: str, variant: str) -> dict[str, Any]:
+        """Where a variant is to answer, and where it does."""
+        return self._call("GET", f"/admin/models/{model}/variants/{quote(variant)}/placement")
+
+    def place(self, model: str, variant: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        return self._call("PUT", f"/admin/models/{model}/variants/{quote(variant)}/placement", json=wanted)
+
     def status(self) -> dict[str, Any]:
         return self._call("GET", "/admin/status")
 

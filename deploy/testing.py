@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -76,6 +79,53 @@ class TestPlatform:
         """The platform's driver and everything that it started."""
         driver = psutil.Process(self.running.pid)
         return [driver, *driver.children(recursive=True)]
+
+
+@dataclass
+class Users:
+    """Clients that ask one question again and again and give feedback, and remember what was acknowledged.
+
+    `answers` has what each version answered, `refusals` the HTTP status of what failed.
+    """
+
+    url: str
+    model: str
+    instance: dict[str, Any]
+    threads: int = 4
+    predicted: set[str] = field(default_factory=set[str])
+    labelled: set[str] = field(default_factory=set[str])
+    refusals: set[int] = field(default_factory=set[int])
+    answers: dict[int, set[float]] = field(default_factory=dict[int, set[float]])
+
+    def __enter__(self) -> "Users":
+        self._stop = threading.Event()
+        self._running = [threading.Thread(target=self._work) for _ in range(self.threads)]
+        for thread in self._running:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._running:
+            thread.join()
+
+    def more(self, count: int = 200) -> None:
+        """Wait until that many more predictions are acknowledged."""
+        wanted = len(self.predicted) + count
+        until(lambda: len(self.predicted) >= wanted, f"{count} more predictions")
+
+    def _work(self) -> None:
+        with Client(self.url, timeout_s=30.0) as client:
+            while not self._stop.is_set():
+                id_ = uuid.uuid4().hex
+                try:
+                    [made] = client.predict(self.model, [{**self.instance, "id": id_}])
+                    self.predicted.add(id_)
+                    self.answers.setdefault(made["version"], set()).add(made["output"]["probability"])
+                    client.feedback([{"id": id_, "model": self.model, "label": 1}])
+                    self.labelled.add(id_)
+                except ApiError as error:
+                    self.refusals.add(error.status)
 
 
 @contextmanager

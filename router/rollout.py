@@ -14,7 +14,7 @@ from store.policy import Experiment, Policy, Progress, RolloutPlan, Variant
 ROLLOUT, CANDIDATE = "rollout", "candidate"
 """The experiment and the variant of a version that enters by itself."""
 
-Action = Literal["enter", "step", "promote", "roll back", "hold", "pause", "resume", "stop", "set"]
+Action = Literal["enter", "step", "promote", "roll back", "hold", "pause", "resume", "stop", "set", "place"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,11 @@ def enter(policy: Policy, plan: RolloutPlan, version: int, now: float) -> Move:
     others = tuple(variant for variant in policy.variants if variant.name != CANDIDATE)
     entered = policy.model_copy(
         update={
-            "variants": (*others, Variant(name=CANDIDATE, line=plan.line, version=version)),
+            "variants": (
+                *others,
+                # What suits the default arm suits what may become it.
+                Variant(name=CANDIDATE, line=plan.line, version=version, placement=policy.variant(policy.default).placement),
+            ),
             "experiments": (*policy.experiments, experiment),
             "tried": max(version, policy.tried),
             "tried_at": now,

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving import express
 from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
 from serving.data_plane import ALLOWANCE, DataPlane
+from serving.dedicated.host import reach
 from serving.errors import Overloaded
 from serving.experiments import Experiments
 from serving.http import answer, refusal
@@ -25,10 +26,12 @@ from serving.metrics import merge
 from serving.open_inference import OpenInference
 from serving.openapi import document
 from serving.operators import CALLER, Handler, Operators, guarded
+from serving.placements import Placements
 from serving.refusals import refused
 from serving.replica import Replica, new_name
 from serving.scaling import AT_WORK, Scaling
 from serving.settings import ServingSettings
+from serving.swapping import Reach
 from serving.traced import traced
 from store.errors import Unavailable
 
@@ -88,17 +91,22 @@ async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
     """The answer to a client that went away."""
 
 
-def build(settings: ServingSettings, name: str = "") -> Edge:
+def build(settings: ServingSettings, reach: Reach | None = None, name: str = "") -> Edge:
     """Return one replica's ASGI application; its background tasks live from its start-up to its shutdown.
+
+    Args:
+        reach: finds the hosts of variants with a deployment of their own; None where there are none.
+        name: the replica's; empty makes one.
 
     Raises:
         TracesUnavailable: the settings ask for traces that cannot be sent.
     """
     settings.telemetry.check()
-    replica = Replica(settings, name)
+    replica = Replica(settings, reach, name)
     data, operators = DataPlane(replica), Operators(replica)
     inference = OpenInference(replica, data)
     experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
+    placements = Placements(operators, settings.prefix)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -171,6 +179,8 @@ def build(settings: ServingSettings, name: str = "") -> Edge:
         _route(f"{model}/versions", "GET", replica, view(operators.versions)),
         _route(f"{model}/versions", "POST", replica, guard(imports.create)),
         _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
+        _route(f"{model}/variants/{{variant}}/placement", "GET", replica, view(placements.show)),
+        _route(f"{model}/variants/{{variant}}/placement", "PUT", replica, guard(placements.place)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
         _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
@@ -292,7 +302,7 @@ def application(
         def __serve_build_asgi_app__(self) -> Edge:
             name = new_name()
             settings.telemetry.start("replica", name)
-            self._edge = build(settings, name)
+            self._edge = build(settings, reach, name)
             return self._edge
 
         def record_autoscaling_stats(self) -> dict[str, int]:

@@ -1,13 +1,15 @@
 """Runs the arms of a request, and sees to it that an arm on trial harms nobody: what it cannot answer, the default arm does."""
 
 import asyncio
+import math
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter, time
+from time import monotonic, perf_counter, time
 
 import numpy as np
 
 from router import Plan
-from serving.errors import NotReady, VersionFailed
+from serving.dedicated.link import Link
+from serving.errors import NotReady, TimedOut, VersionFailed
 from serving.hosted import Answered, Asked, Hosted, Live, State
 from store.records import Failures, Predictions, Served
 from store.schema import Row
@@ -33,22 +35,38 @@ class Runner:
         return queued(self._threads)
 
     async def run(
-        self, hosted: Hosted, live: Live, rows: list[Row], timeout_s: float | None = None
+        self, hosted: Hosted, live: Live, rows: list[Row], until: float = math.inf, timeout_s: float | None = None
     ) -> tuple[np.ndarray, float]:
-        """Return scores [rows, outputs], and the seconds that the run took, not counting a wait for a thread.
+        """Return scores [rows, outputs], and the seconds that the run took, not counting a wait for a thread or a batch.
 
         Raises:
             VersionFailed: the version cannot answer these rows.
+            TimedOut: `until`, by the monotonic clock, had passed before it began.
             TimeoutError: it did not within `timeout_s`; its thread is busy until it does.
         """
+        if isinstance(live.session, Link):
+            return await self._run_elsewhere(hosted, live, live.session, rows, until, timeout_s)
         if live.run_s < SLOW_S and len(rows) <= _INLINE_ROWS:
             scores, seconds = _timed(hosted, live, rows)
         else:
-            work = asyncio.get_running_loop().run_in_executor(self._threads, _timed, hosted, live, rows)
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(self._threads, _timed_until, until, hosted, live, rows)
             scores, seconds = await asyncio.wait_for(work, timeout_s)
         if len(rows) <= _INLINE_ROWS:
             live.run_s += _RECENT * (seconds - live.run_s)
         return scores, seconds
+
+    async def _run_elsewhere(
+        self, hosted: Hosted, live: Live, link: Link, rows: list[Row], until: float, timeout_s: float | None
+    ) -> tuple[np.ndarray, float]:
+        try:
+            return await asyncio.wait_for(hosted.score_elsewhere(live, link, rows, until), timeout_s)
+        except NotReady:
+            # Its deployment is gone; by now this replica may have opened the version itself.
+            for other in hosted.state.live.values():
+                if other.number == live.number and other.session is not link:
+                    return await self.run(hosted, other, rows, until, timeout_s)
+            raise
 
 
 class Arms:
@@ -64,14 +82,15 @@ class Arms:
         self._trial = Runner("trials", threads=2)
         self._trial_timeout_s = trial_timeout_s
 
-    async def answer(self, hosted: Hosted, state: State, asked: Asked) -> Answered:
-        """Run each group of rows by its plan's variant.
+    async def answer(self, hosted: Hosted, state: State, asked: Asked, until: float = math.inf) -> Answered:
+        """Run each group of rows by its plan's variant; what is not begun by `until`, on the monotonic clock, never is.
 
         Raises:
+            TimedOut: `until` has passed.
             NotReady: the default arm has no version.
             VersionFailed: the default arm, or one that the request itself asked for, could not answer; carries the failures.
         """
-        made = _Made(asked, state.snapshot.epoch)
+        made = _Made(asked, state.snapshot.epoch, until)
         for plan, indices in asked.groups.items():
             await self._serve(hosted, state, made, plan, indices)
         predictions = Predictions(
@@ -85,7 +104,7 @@ class Arms:
         on_trial = plan.variant != default and plan.propensity > 0.0
         try:
             live = hosted.live(state, plan.variant)
-            scores, seconds = await self.run(hosted, plan.variant, live, made.rows(indices), on_trial)
+            scores, seconds = await self.run(hosted, plan.variant, live, made.rows(indices), on_trial, made.until)
         except (VersionFailed, NotReady, TimeoutError) as error:
             if isinstance(error, NotReady) and not on_trial:
                 raise
@@ -102,11 +121,13 @@ class Arms:
         """Runs that wait for a thread, by whose threads these are."""
         return {"arms": self._default.waiting, "trials": self._trial.waiting}
 
-    async def run(self, hosted: Hosted, variant: str, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
-        """Return scores and seconds of a variant's version; raises VersionFailed, and TimeoutError of an arm on trial."""
+    async def run(
+        self, hosted: Hosted, variant: str, live: Live, rows: list[Row], on_trial: bool, until: float = math.inf
+    ) -> tuple[np.ndarray, float]:
+        """Return scores and seconds; raises VersionFailed, TimedOut, and TimeoutError of an arm on trial."""
         if on_trial:
-            return await self._trial.run(hosted, live, rows, self._trial_timeout_s)
-        return await self._default.run(hosted, live, rows)
+            return await self._trial.run(hosted, live, rows, until, self._trial_timeout_s)
+        return await self._default.run(hosted, live, rows, until)
 
     async def _one_by_one(
         self,
@@ -124,7 +145,7 @@ class Arms:
         live, bad = hosted.live(state, plan.variant), list[int]()
         for index in indices:
             try:
-                scores, seconds = await self.run(hosted, plan.variant, live, made.rows([index]), on_trial)
+                scores, seconds = await self.run(hosted, plan.variant, live, made.rows([index]), on_trial, made.until)
             except (VersionFailed, TimeoutError):
                 bad.append(index)
             else:
@@ -135,9 +156,10 @@ class Arms:
 class _Made:
     """A request's answers as they come together."""
 
-    def __init__(self, asked: Asked, epoch: int) -> None:
+    def __init__(self, asked: Asked, epoch: int, until: float) -> None:
         self._asked = asked
         self._epoch = epoch
+        self.until = until
         self.outputs: list[list[float]] = [[]] * len(asked.rows)
         self.arms = [0] * len(asked.rows)
         self.served: list[Served] = []
@@ -191,6 +213,12 @@ def failure_of(
 def queued(threads: ThreadPoolExecutor) -> int:
     """Return how much work waits for one of these threads."""
     return threads._work_queue.qsize()  # pyright: ignore[reportPrivateUsage] - nothing public says so
+
+
+def _timed_until(until: float, hosted: Hosted, live: Live, rows: list[Row]) -> tuple[np.ndarray, float]:
+    if monotonic() > until:
+        raise TimedOut("the request's deadline passed while it waited for a thread; nothing was answered")
+    return _timed(hosted, live, rows)
 
 
 def _timed(hosted: Hosted, live: Live, rows: list[Row]) -> tuple[np.ndarray, float]:

@@ -10,6 +10,7 @@ import ray
 import uvloop
 
 from serving.controller import Controller
+from serving.dedicated.placer import Placer
 from store.errors import StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
@@ -35,18 +36,19 @@ class ControlActor:
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="controller").start()
 
     def problems(self) -> dict[str, str]:
-        """What keeps a model's controller from its work."""
+        """What keeps a model's controller, or a variant's own deployment, from its work."""
         return self._problems
 
-    def _say(self, model: str, problem: str) -> None:
+    def _say(self, what: str, problem: str) -> None:
         if problem:
-            self._problems[model] = problem
+            self._problems[what] = problem
         else:
-            self._problems.pop(model, None)
+            self._problems.pop(what, None)
 
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
         controllers: dict[str, asyncio.Task[None]] = {}
+        self._placing = asyncio.create_task(self._place(Placer(store, self._url, self._prefix)))
         while True:
             try:
                 for name, record in (await store.models()).items():
@@ -57,7 +59,7 @@ class ControlActor:
                     role="controller",
                     pid=os.getpid(),
                     ready=not self._problems,
-                    away={f"controller of {name}": why for name, why in self._problems.items()},
+                    away=dict(self._problems),
                 )
                 await store.report(report, LEASE_S)
             except StoreError:
@@ -66,22 +68,45 @@ class ControlActor:
 
     async def _control(self, controller: Controller, model: str) -> None:
         """Start over from the store after anything that fails: it holds all that counts."""
-        pause_s = 0.2
+        pause_s, name = 0.2, f"controller of {model}"
         while True:
             try:
                 await controller.start()
                 while True:
                     busy = await controller.step()
-                    self._say(model, controller.problem)
+                    self._say(name, controller.problem)
                     pause_s = 0.2
                     await asyncio.sleep(0.0 if busy else _IDLE_S)
             except StoreError as error:
-                self._say(model, str(error))
+                self._say(name, str(error))
             except Exception as error:
-                log.exception("the controller of model '%s' failed and is started again", model)
-                self._say(model, f"{type(error).__name__}: {error}")
+                log.exception("the %s failed and is started again", name)
+                self._say(name, f"{type(error).__name__}: {error}")
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
+
+    async def _place(self, placer: Placer) -> None:
+        """Keep the deployments that variants have of their own as policies want them."""
+        told: set[str] = set()
+        adopted = False
+        while True:
+            try:
+                if not adopted:
+                    await placer.adopt()
+                    adopted = True
+                await placer.step()
+                for what in told - placer.problems.keys():
+                    self._say(what, "")
+                for what, why in placer.problems.items():
+                    self._say(what, why)
+                told = set(placer.problems)
+                self._say("placement", "")
+            except StoreError as error:
+                self._say("placement", str(error))
+            except Exception as error:  # Serve's and Ray's errors have no common base
+                log.exception("placing deployments failed and is tried again")
+                self._say("placement", f"{type(error).__name__}: {error}")
+            await asyncio.sleep(_LIST_EVERY_S)
 
 
 def start_controller(redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> Any:

@@ -95,7 +95,7 @@ class DataPlane:
         allowed.check_instances(len(asked.ids))
         allowed.check_time()
         try:
-            made = await self._arms.answer(hosted, state, asked)
+            made = await self._arms.answer(hosted, state, asked, allowed.deadline)
         except VersionFailed as error:
             replica.log.tell(hosted.stream, *self._counted(hosted, error.failures))
             raise

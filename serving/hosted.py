@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from router import Plan, Planner
+from serving.dedicated.link import HostFailed, Link
 from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
 from serving.http import place
 from serving.metrics import ReplicaMetrics
@@ -40,10 +41,10 @@ FORCED_HEADER = "x-tidemill-arm"
 
 @dataclass(slots=True)
 class Live:
-    """An open version, and how long its runs have taken lately, in seconds."""
+    """An open version, here or in a deployment of its own, and how long its runs have taken lately, in seconds."""
 
     number: int
-    session: Session
+    session: Session | Link
     run_s: float = 0.0
 
 
@@ -175,11 +176,29 @@ class Hosted:
         return [[str(row[place])[:64] for place in self._slices] for row in rows]
 
     def score(self, live: Live, rows: list[Row]) -> np.ndarray:
-        """Return finite scores [rows, outputs]; raises VersionFailed."""
+        """Return finite scores [rows, outputs] of a version that is open here; raises VersionFailed."""
+        session = live.session
+        assert not isinstance(session, Link), "a run here needs a session here"
         try:
-            scores = live.session.run(self.encoder.encode(rows))
+            scores = session.run(self.encoder.encode(rows))
         except Exception as error:
             raise self._failed(live, str(error).splitlines()[0][:200]) from error
+        return self._checked(live, rows, scores)
+
+    async def score_elsewhere(self, live: Live, link: Link, rows: list[Row], until: float) -> tuple[np.ndarray, float]:
+        """Return finite scores [rows, outputs], and the seconds that they took.
+
+        Raises:
+            VersionFailed: the version cannot answer these rows.
+            TimedOut, NotReady: its deployment did not by `until`, on the monotonic clock, or not at all.
+        """
+        try:
+            scores, seconds = await link.run(live.number, self.encoder.encode(rows), until)
+        except HostFailed as error:
+            raise self._failed(live, str(error)) from error
+        return self._checked(live, rows, scores), seconds
+
+    def _checked(self, live: Live, rows: list[Row], scores: np.ndarray) -> np.ndarray:
         if scores.shape != (len(rows), self.record.outputs):
             raise self._failed(live, f"it gave scores of shape {scores.shape}")
         if not (math.isfinite(scores[0, 0]) if scores.size == 1 else np.isfinite(scores).all()):

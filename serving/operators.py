@@ -30,7 +30,7 @@ CALLER = "tidemill.caller"
 """Where a request's scope says who sends it."""
 
 _POLL_S = 0.002
-_ROLES = ("replica", "trainer", "controller", "joiner")
+_ROLES = ("replica", "trainer", "controller", "joiner", "host")
 
 
 class RetrainRequest(BaseModel):

@@ -5,24 +5,24 @@ import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
-from functools import partial
-from time import monotonic, time
+from time import monotonic
 
 import psutil
 
 from router import Planner
 from serving.access import Access
 from serving.commit import GroupCommit
-from serving.hosted import Hosted, Live, State
+from serving.dedicated.link import Link
+from serving.hosted import Hosted, State
 from serving.metrics import ReplicaMetrics
 from serving.settings import ServingSettings
 from serving.shadow import ShadowQueue
+from serving.swapping import Reach, Swapping
 from serving.traced import TracedCommit
 from store import tracing
-from store.artefact import SMALL_BYTES, Session, check_digests, check_golden, open_session
 from store.errors import StoreError, Unavailable
-from store.policy import Applied, Report, Snapshot
-from store.protocols import START, Graph, Version
+from store.policy import Applied, Report
+from store.protocols import START
 from store.redis_store import RedisStore
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,14 @@ def new_name() -> str:
 
 
 class Replica:
-    """Everything that the routes share. Call `start` on the event loop that serves them."""
+    """Everything that the routes share. Call `start` on the event loop that serves them.
 
-    def __init__(self, settings: ServingSettings, name: str = "") -> None:
+    Args:
+        reach: finds the hosts of an application by its name; None where there are none to find.
+        name: what it is called; empty makes a name.
+    """
+
+    def __init__(self, settings: ServingSettings, reach: Reach | None = None, name: str = "") -> None:
         self.settings = settings
         self.name = name or new_name()
         self.store = RedisStore(settings.redis_url, settings.prefix, settings.redis_timeout_s)
@@ -46,7 +51,7 @@ class Replica:
         self.models: dict[str, Hosted] = {}
         self.applied: dict[str, Applied] = {}
         self.control_away = "not connected yet"
-        self._graphs: dict[str, Graph] = {}
+        self._swapping = Swapping(self.store, self.metrics, settings.prefix, reach)
         self._tasks: list[asyncio.Task[None]] = []
         self._looked = asyncio.Event()
         self._process = psutil.Process()
@@ -162,6 +167,7 @@ class Replica:
                 elif not record.loaded and name in self.models:
                     del self.models[name]
                     self.applied.pop(name, None)
+            await self._swapping.refresh(self.models.values())
             self._listed_at = monotonic()
         for hosted in self.models.values():
             await self._apply(hosted)
@@ -170,66 +176,18 @@ class Replica:
         name = hosted.record.name
         snapshot = await self.store.snapshot(name)
         before = self.applied.get(name)
-        if before and (before.epoch, before.channel_seq) == (snapshot.epoch, snapshot.channel_seq):
+        same = before and (before.epoch, before.channel_seq) == (snapshot.epoch, snapshot.channel_seq)
+        if same and not self._swapping.moving(hosted):
             return
-        live, failed = await self._open_all(hosted, snapshot)
+        live, failed = await self._swapping.versions(hosted, snapshot)
         hosted.state = State(snapshot, Planner(snapshot.policy), live)
         # Not before its version is open: one more model does not make a replica unready that answers others.
         self.models[name] = hosted
         versions = {variant: version.number for variant, version in live.items()}
-        self.applied[name] = Applied(epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed)
+        placed = {variant: one.session.app for variant, one in live.items() if isinstance(one.session, Link)}
+        self.applied[name] = Applied(
+            epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed, placed=placed
+        )
         for variant, number in versions.items():
             self.metrics.version.labels(name, variant).set(number)
         await self.store.report(self.report(), self.settings.lease_s)
-
-    async def _open_all(self, hosted: Hosted, snapshot: Snapshot) -> tuple[dict[str, Live], dict[int, str]]:
-        """Open what the snapshot asks for; where a version does not open, its variant keeps the one it had."""
-        opened = {live.number: live for live in hosted.state.live.values()}
-        live: dict[str, Live] = {}
-        failed: dict[int, str] = {}
-        for variant in snapshot.policy.variants:
-            number = snapshot.resolve(variant)
-            if number is None:
-                continue
-            if number not in opened and number not in failed:
-                try:
-                    with tracing.span("swap", {"tidemill.model": hosted.record.name, "tidemill.version": number}):
-                        opened[number] = await self._open(hosted, number)
-                except Unavailable:
-                    raise
-                except StoreError as error:
-                    failed[number] = str(error)
-                    self.metrics.swap_failures.labels(hosted.record.name).inc()
-            if number in opened:
-                live[variant.name] = opened[number]
-            elif variant.name in hosted.state.live:
-                live[variant.name] = hosted.state.live[variant.name]
-        return live, failed
-
-    async def _open(self, hosted: Hosted, number: int) -> Live:
-        model = hosted.record.name
-        version, weights = await asyncio.gather(self.store.version(model, number), self.store.weights(model, number))
-        graph = self._graphs.get(version.graph)
-        if graph is None:
-            graph = self._graphs[version.graph] = await self.store.graph(model, version.graph)
-        opening = partial(_opened, version, graph, weights)
-        # A small version opens faster than a thread is woken; a large one would hold up everybody's answers.
-        large = len(weights) + len(graph.onnx) >= SMALL_BYTES
-        session = await asyncio.to_thread(opening) if large else opening()
-        self.metrics.swaps.labels(model).inc()
-        if hosted.state.live:  # a replica that starts takes in versions that others have long served
-            self._observe_freshness(version)
-        return Live(number, session)
-
-    def _observe_freshness(self, version: Version) -> None:
-        now = time()
-        for received_at in version.label_times:
-            self.metrics.freshness.labels(version.model).observe(max(0.0, now - received_at))
-
-
-def _opened(version: Version, graph: Graph, weights: bytes) -> Session:
-    """Open a version, warmed up; raises ArtefactError where it is not what its record says."""
-    check_digests(version, graph, weights)
-    session = open_session(graph.onnx, weights)
-    check_golden(session, graph.golden_inputs, version.golden, version.tolerance)
-    return session

@@ -8,6 +8,7 @@ them, and cost what they always did, where traces are off.
 """
 
 import asyncio
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -64,12 +65,14 @@ def _predictions(ids: list[str]) -> dict[str, tracing.Value]:
 
 
 class TracedArms(Arms):
-    async def answer(self, hosted: Hosted, state: State, asked: Asked) -> Answered:
+    async def answer(self, hosted: Hosted, state: State, asked: Asked, until: float = math.inf) -> Answered:
         name = hosted.record.name
         tracing.past("read", asked.at, {"tidemill.model": name, "tidemill.instances": len(asked.ids)})
-        return await super().answer(hosted, state, asked)
+        return await super().answer(hosted, state, asked, until)
 
-    async def run(self, hosted: Hosted, variant: str, live: Live, rows: list[Row], on_trial: bool) -> tuple[np.ndarray, float]:
+    async def run(
+        self, hosted: Hosted, variant: str, live: Live, rows: list[Row], on_trial: bool, until: float = math.inf
+    ) -> tuple[np.ndarray, float]:
         about: dict[str, tracing.Value] = {
             "tidemill.model": hosted.record.name,
             "tidemill.variant": variant,
@@ -77,7 +80,7 @@ class TracedArms(Arms):
             "tidemill.rows": len(rows),
         }
         with tracing.span("arm", about):
-            return await super().run(hosted, variant, live, rows, on_trial)
+            return await super().run(hosted, variant, live, rows, on_trial, until)
 
 
 class TracedCommit(GroupCommit):

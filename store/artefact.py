@@ -6,8 +6,9 @@ graph is optimised (`add_initializer` would serve stale constants wherever foldi
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,9 +17,16 @@ from safetensors.numpy import load, save
 
 from store.encoding import Encoded
 from store.errors import StoreError
+from store.policy import Provider
 from store.protocols import Graph, Version
 
 NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"
+
+PROVIDERS: dict[Provider, str] = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+"""What ONNX Runtime calls them."""
+
+# Answers are compared with those of the machine that made the version: the shorter mantissa would show.
+_PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
 
 SMALL_BYTES = 2**20
@@ -51,14 +59,18 @@ class Session:
         return self.runtime.run(None, feeds)[0]  # pyright: ignore[reportReturnType]
 
 
-def open_session(graph: bytes, weights: bytes) -> Session:
-    """Open a graph with a version's weights on one thread.
+def open_session(graph: bytes, weights: bytes, providers: Sequence[Provider] = ("cpu",), threads: int = 1) -> Session:
+    """Open a graph with a version's weights.
+
+    Args:
+        providers: execution providers in order; those that are not here are passed over, and the CPU is always the last.
+        threads: that one run may use.
 
     Raises:
         ArtefactError: the weights cannot be read, or do not fit the graph.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
@@ -67,7 +79,7 @@ def open_session(graph: bytes, weights: bytes) -> Session:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(np.array(tensor)) for tensor in tensors.values()]
         options.add_external_initializers(list(tensors), values)
-        runtime = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        runtime = onnxruntime.InferenceSession(graph, options, providers=_present(providers))
     except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
         raise ArtefactError(f"the weights do not open: {str(error).splitlines()[0][:300]}") from error
     except Exception as error:  # onnxruntime's own errors derive from Exception alone
@@ -76,6 +88,12 @@ def open_session(graph: bytes, weights: bytes) -> Session:
         raise
     names = frozenset(argument.name for argument in runtime.get_inputs())
     return Session(runtime, names, (values, weights))
+
+
+def _present(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
+    there = onnxruntime.get_available_providers()
+    wanted = [PROVIDERS[one] for one in (*providers, "cpu")]
+    return [(name, _PROVIDER_OPTIONS.get(name, {})) for name in dict.fromkeys(wanted) if name in there]
 
 
 def check_golden(session: Session, golden_inputs: bytes, golden: tuple[tuple[float, ...], ...], tolerance: float) -> None:

@@ -1,5 +1,6 @@
 """The stateful object that learns: a network, its feature statistics, its optimiser; one micro-batch at a time."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,31 +42,40 @@ NOTHING = Learned(0, 0.0, 0.0)
 
 
 class Learner:
-    """Learns micro-batches of outcomes. Deterministic: same batches on the same machine and build, same bits."""
+    """Learns micro-batches of outcomes. Deterministic: same batches on the same machine and build, same bits.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    Args:
+        device: where to learn; None takes a GPU where Ray has given this process one. What leaves the learner is on the CPU,
+            and one that learned on a GPU goes on without.
+    """
+
+    def __init__(self, spec: ModelSpec, device: str | None = None) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(spec.learning.seed)
         self.record: ModelRecord = spec.record
-        self.scorer = Scorer(_network(spec), spec.objective)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.scorer = Scorer(_network(spec), spec.objective).to(self.device)
         self._encoder = Encoder(self.record.features)
         self._loss = _losses(self.record)
         self._optimiser = torch.optim.Adagrad(
             self.scorer.parameters(),
             lr=spec.learning.learning_rate,
             weight_decay=spec.learning.weight_decay,
-            fused=True,
+            fused=self.device.type == "cpu",
         )
         self._recent = (0.0, 0.0)
         self._rehearsal: Rehearsal | None = None
 
     def export(self) -> Graph:
-        return export(self.scorer, self.record.features)
+        return export(copy.deepcopy(self.scorer).cpu(), self.record.features)
 
     def learn(self, outcomes: Sequence[Outcome], seed: str) -> Learned:
         """Score, then learn, `learning.passes` times over the batch. `seed` makes what is random repeatable after a crash."""
         # Of the one generator that learning draws from: torch.manual_seed looks for every device there could be.
-        torch.default_generator.manual_seed(int.from_bytes(seed.encode()[-7:], "big") + self.record.learning.seed)
+        number = int.from_bytes(seed.encode()[-7:], "big") + self.record.learning.seed
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
         encoded = self._encoder.encode([outcome.row for outcome in outcomes])
         labels = self._labels(outcomes)
         received = sample([outcome.received_at for outcome in outcomes])
@@ -86,18 +96,21 @@ class Learner:
 
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""
-        return pack_weights({name: tensor.detach().numpy() for name, tensor in self.scorer.weights().items()})
+        return pack_weights(self._shipped())
 
     def golden(self, graph: Graph) -> tuple[tuple[float, ...], ...]:
         """Answer the graph's golden inputs with ONNX Runtime, as a replica will."""
         if self._rehearsal is None or self._rehearsal.digest != graph.digest:
             self._rehearsal = Rehearsal(graph)
-        return self._rehearsal.scores({name: tensor.detach().numpy() for name, tensor in self.scorer.weights().items()})
+        return self._rehearsal.scores(self._shipped())
+
+    def _shipped(self) -> dict[str, np.ndarray]:
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.scorer.weights().items()}
 
     def checkpoint(self) -> bytes:
         """Everything that is not in the weights: the optimiser, what only training needs, the recent loss."""
         shipped = self.scorer.weights().keys()
-        rest = {name: tensor.numpy() for name, tensor in self._tensors().items() if name not in shipped}
+        rest = {name: tensor.cpu().numpy() for name, tensor in self._tensors().items() if name not in shipped}
         return pack_weights(rest, {"recent": json.dumps(self._recent)})
 
     def restore(self, weights: bytes, checkpoint: bytes) -> None:
@@ -137,18 +150,20 @@ class Learner:
     def _labels(self, outcomes: Sequence[Outcome]) -> Tensor:
         if self.record.objective == "multiclass":
             index = {name: number for number, name in enumerate(self.record.classes)}
-            return torch.tensor([index[str(outcome.label)] for outcome in outcomes], dtype=torch.int64)
-        return torch.tensor([float(outcome.label) for outcome in outcomes])
+            return torch.tensor([index[str(outcome.label)] for outcome in outcomes], dtype=torch.int64, device=self.device)
+        return torch.tensor([float(outcome.label) for outcome in outcomes], device=self.device)
+
+    def _inputs(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(encoded.numbers).to(self.device), torch.from_numpy(encoded.categories).to(self.device)
 
     @torch.no_grad()
     def _progressive(self, encoded: Encoded, labels: Tensor) -> float:
         self.scorer.eval()
-        logits = self.scorer.network(torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.categories))
-        return float(self._loss(logits, labels))
+        return float(self._loss(self.scorer.network(*self._inputs(encoded)), labels))
 
     def _fit(self, encoded: Encoded, labels: Tensor) -> None:
         settings = self.record.learning
-        numbers, categories = torch.from_numpy(encoded.numbers), torch.from_numpy(encoded.categories)
+        numbers, categories = self._inputs(encoded)
         self.scorer.train()
         for start in range(0, len(labels), settings.rows):
             part = slice(start, start + settings.rows)

@@ -3,18 +3,14 @@
 import asyncio
 import os
 import signal
-import threading
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from deploy.client import ApiError, Client
-from deploy.testing import TestPlatform, alive, platform_in, until
+from deploy.testing import TestPlatform, Users, alive, platform_in, until
 from store.names import log_stream
 from store.protocols import START
 from store.records import FeedbackBatch, Predictions, unpack_log
@@ -24,46 +20,6 @@ pytestmark = pytest.mark.chaos
 
 MODEL = "vector"
 INSTANCE = {"features": {"x": [0.5] * 32}}
-
-
-@dataclass
-class Users:
-    """Clients that predict and give feedback, and remember what was acknowledged."""
-
-    url: str
-    threads: int = 4
-    predicted: set[str] = field(default_factory=set[str])
-    labelled: set[str] = field(default_factory=set[str])
-    refusals: set[int] = field(default_factory=set[int])
-
-    def __enter__(self) -> "Users":
-        self._stop = threading.Event()
-        self._running = [threading.Thread(target=self._work) for _ in range(self.threads)]
-        for thread in self._running:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._running:
-            thread.join()
-
-    def more(self, count: int = 200) -> None:
-        """Wait until that many more predictions are acknowledged."""
-        wanted = len(self.predicted) + count
-        until(lambda: len(self.predicted) >= wanted, f"{count} more predictions")
-
-    def _work(self) -> None:
-        with Client(self.url, timeout_s=30.0) as client:
-            while not self._stop.is_set():
-                id_ = uuid.uuid4().hex
-                try:
-                    client.predict(MODEL, [{**INSTANCE, "id": id_}])
-                    self.predicted.add(id_)
-                    client.feedback([{"id": id_, "model": MODEL, "label": 1}])
-                    self.labelled.add(id_)
-                except ApiError as error:
-                    self.refusals.add(error.status)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +54,7 @@ def _nothing_lost(platform: TestPlatform, users: Users) -> None:
 
 def test_a_killed_replica_loses_nothing_and_is_replaced(platform: TestPlatform) -> None:
     until(lambda: len(platform.pids("replicas")) == 2, "both replicas")
-    with Users(platform.url) as users:
+    with Users(platform.url, MODEL, INSTANCE) as users:
         users.more()
         victim = platform.pids("replicas")[0]
         os.kill(victim, signal.SIGKILL)
@@ -109,7 +65,7 @@ def test_a_killed_replica_loses_nothing_and_is_replaced(platform: TestPlatform) 
 
 
 def test_a_killed_redis_loses_nothing_and_is_started_again(platform: TestPlatform) -> None:
-    with Users(platform.url) as users:
+    with Users(platform.url, MODEL, INSTANCE) as users:
         users.more()
         for _ in range(3):
             os.kill(platform.redis_pid(), signal.SIGKILL)
@@ -119,7 +75,7 @@ def test_a_killed_redis_loses_nothing_and_is_started_again(platform: TestPlatfor
 
 
 def test_while_redis_hangs_the_platform_says_so_and_answers_503(platform: TestPlatform) -> None:
-    with Users(platform.url) as users:
+    with Users(platform.url, MODEL, INSTANCE) as users:
         users.more()
         redis = psutil.Process(platform.redis_pid())
         redis.suspend()
