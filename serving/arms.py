@@ -1,7 +1,6 @@
 """Runs the arms of a request, and sees to it that an arm on trial harms nobody: what it cannot answer, the default arm does."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter, time
 
 import numpy as np
@@ -22,10 +21,10 @@ _SEPARATE_ROWS = 64
 
 
 class Runner:
-    """Runs versions: short runs at once, others in threads of their own."""
+    """Runs versions: short runs at once, others in threads, so many for each model."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._name, self._threads = name, threads
 
     async def run(
         self, hosted: Hosted, live: Live, rows: list[Row], timeout_s: float | None = None
@@ -39,7 +38,8 @@ class Runner:
         if live.run_s < SLOW_S and len(rows) <= _INLINE_ROWS:
             scores, seconds = _timed(hosted, live, rows)
         else:
-            work = asyncio.get_running_loop().run_in_executor(self._threads, _timed, hosted, live, rows)
+            pool = hosted.pool(self._name, self._threads)
+            work = asyncio.get_running_loop().run_in_executor(pool, _timed, hosted, live, rows)
             scores, seconds = await asyncio.wait_for(work, timeout_s)
         if len(rows) <= _INLINE_ROWS:
             live.run_s += _RECENT * (seconds - live.run_s)

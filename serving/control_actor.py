@@ -11,6 +11,7 @@ import uvloop
 
 from serving.controller import Controller
 from store.errors import StoreError
+from store.names import CONTROL
 from store.policy import Report
 from store.redis_store import RedisStore
 
@@ -47,14 +48,20 @@ class ControlActor:
         controllers: dict[str, asyncio.Task[None]] = {}
         while True:
             try:
-                for name, record in (await store.models()).items():
-                    if name not in controllers:
-                        controllers[name] = asyncio.create_task(self._control(Controller(store, record), name))
+                seen = await store.last(CONTROL)
+                records = await store.models()
+                gone = controllers.keys() - records.keys()
+                await _ended([controllers.pop(name) for name in gone])
+                for name in gone:
+                    self._problems.pop(name, None)
+                for name in records.keys() - controllers.keys():
+                    controllers[name] = asyncio.create_task(self._control(Controller(store, records[name]), name))
                 report = Report(
                     name="controller",
                     role="controller",
                     pid=os.getpid(),
                     ready=not self._problems,
+                    seen=seen,
                     away={f"controller of {name}": why for name, why in self._problems.items()},
                 )
                 await store.report(report, LEASE_S)
@@ -80,6 +87,13 @@ class ControlActor:
                 self._say(model, f"{type(error).__name__}: {error}")
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks; return when they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def start_controller(redis_url: str, prefix: str) -> Any:

@@ -44,6 +44,14 @@ class ReplicaMetrics:
         self.lost = Gauge("tidemill_log_lost", "Log entries lost while Redis was away", registry=self.registry)
         self.resident = Gauge("tidemill_resident_bytes", "Resident memory of the replica", registry=self.registry)
 
+    def forget(self, model: str) -> None:
+        """Drop what was counted of a model that is served no more."""
+        for metric in (
+            self.predictions, self.latency, self.feedback, self.swaps, self.swap_failures, self.version, self.freshness,
+            self.failures,
+        ):  # fmt: skip
+            metric.remove_by_labels({"model": model})
+
     def exposition(self) -> str:
         return generate_latest(self.registry).decode()
 

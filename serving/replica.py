@@ -1,31 +1,36 @@
 """A replica's own life: it follows the board, opens versions, swaps them in, and reports what it runs under a lease."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
-from time import monotonic, time
+from time import monotonic, perf_counter, time
 
 import psutil
 
 from router import Planner
 from serving.access import Access
+from serving.arms import SLOW_S
 from serving.commit import GroupCommit
 from serving.hosted import Hosted, Live, State
 from serving.metrics import ReplicaMetrics
 from serving.settings import ServingSettings
 from serving.shadow import ShadowQueue
-from store.artefact import SMALL_BYTES, Session, check_digests, check_golden, open_session
+from store.artefact import SMALL_BYTES, check_digests, check_golden, open_session
 from store.errors import StoreError, Unavailable
 from store.policy import Applied, Report, Snapshot
 from store.protocols import START, Graph, Version
 from store.redis_store import RedisStore
+from store.spec import ModelRecord
 
 log = logging.getLogger(__name__)
 _LIST_EVERY_S = 1.0
 """How soon a model that is added is served."""
+_FIRST_LOOK_S = 10.0
+_LOOK_S = 0.01
 
 
 class Replica:
@@ -40,7 +45,9 @@ class Replica:
         self.models: dict[str, Hosted] = {}
         self.applied: dict[str, Applied] = {}
         self.control_away = "not connected yet"
-        self._graphs: dict[str, Graph] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._failing: dict[str, str] = {}
+        self._seen = START
         self._tasks: list[asyncio.Task[None]] = []
         self._looked = asyncio.Event()
         self._process = psutil.Process()
@@ -51,12 +58,17 @@ class Replica:
         mode, entries = self.settings.when_redis_is_away, self.settings.buffer_entries
         self.log = GroupCommit(self.store, mode, entries)
         self.shadow_queue = ShadowQueue(self.log, self.settings.shadow_queue)
+        first_look = self._looked
         self._tasks = [asyncio.create_task(self._supervised(task)) for task in (self._follow, self._renew)]
+        # Nobody asks a replica that is starting: once it is asked, it knows the models that there are.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(first_look.wait(), _FIRST_LOOK_S)
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._leaving.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.shadow_queue.close()
         await self.store.close()
 
@@ -64,16 +76,26 @@ class Replica:
     def away(self) -> dict[str, str]:
         """What this replica cannot reach, and why."""
         reasons = {"prediction log": self.log.away, "control": self.control_away}
-        return {name: why for name, why in reasons.items() if why}
+        return {name: why for name, why in reasons.items() if why} | {f"model {k}": why for k, why in self._failing.items()}
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a version for its default arm, and predictions can be logged."""
+        """Whether predictions can be answered and logged. Models that have no version yet make no other one wait."""
         if self.log.away and self.settings.when_redis_is_away == "durable":
             return False
-        return bool(self.models) and all(
-            hosted.state.snapshot.policy.default in hosted.state.live for hosted in self.models.values()
-        )
+        return len(self.waiting) < len(self.models)
+
+    @property
+    def waiting(self) -> list[str]:
+        """Models without a version for their default arm."""
+        found = (name for name, one in self.models.items() if one.state.snapshot.policy.default not in one.state.live)
+        return sorted(found)
+
+    @property
+    def most_ongoing(self) -> int:
+        """How many requests of one model may be at work: where there are others, it does not get all places."""
+        most = self.settings.max_ongoing
+        return most if len(self.models) < 2 else max(1, most // 2)
 
     @property
     def look(self) -> asyncio.Event:
@@ -97,6 +119,7 @@ class Replica:
             applied=self.applied,
             away=self.away,
             metrics=self._exposition,
+            seen=self._seen,
             counters={"lost": self.log.lost, "buffered": self.log.buffered, "shadows": dict(self.shadow_queue.counts)},
         )
 
@@ -116,7 +139,7 @@ class Replica:
         """Tail the control stream. Boards are read whole, so a missed entry does no harm."""
         at = START
         while True:
-            await self._apply_all()
+            await self._apply_all(at)
             self.control_away = ""
             looked, self._looked = self._looked, asyncio.Event()
             looked.set()
@@ -137,19 +160,59 @@ class Replica:
                 await self.store.report(self.report(), self.settings.lease_s)
             await asyncio.sleep(self.settings.lease_s / 5)
 
-    async def _apply_all(self) -> None:
+    async def _apply_all(self, at: str) -> None:
+        """Do as the boards say, and now and then as the list of models does, as both are after the change at `at`."""
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             self.access.keys = {key.id: key for key in await self.store.keys()}
-            for name, record in (await self.store.models()).items():
-                if record.loaded and name not in self.models:
-                    hosted = Hosted(record, self.settings.max_instances, self.metrics)
-                    await self._apply(hosted)
-                elif not record.loaded and name in self.models:
-                    del self.models[name]
-                    self.applied.pop(name, None)
+            records = {name: record for name, record in (await self.store.models()).items() if record.loaded}
+            for name in self.models.keys() - records.keys():
+                self._let_go(name)
+            for name in self._failing.keys() - records.keys():
+                del self._failing[name]
+            for name, record in records.items():
+                if name not in self.models and name not in self._leaving:
+                    await self._tried(name, partial(self._host, record))
             self._listed_at = monotonic()
-        for hosted in self.models.values():
-            await self._apply(hosted)
+            if not self._leaving:
+                self._seen = at
+        for name, hosted in list(self.models.items()):
+            await self._tried(name, partial(self._apply, hosted))
+
+    async def _tried(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep what is wrong with one model from all others; with the store away, nobody is better off."""
+        try:
+            await work()
+            self._failing.pop(name, None)
+        except Unavailable:
+            raise
+        except Exception as error:
+            if name not in self._failing:
+                log.exception("model '%s' cannot be brought up to date", name)
+            self._failing[name] = f"{type(error).__name__}: {error}"
+
+    async def _host(self, record: ModelRecord) -> None:
+        await self._apply(Hosted(record, self.settings.max_instances, self.metrics))
+
+    def _let_go(self, name: str) -> None:
+        """Serve a model no more: what is at work ends as it would have, then nothing is left of it."""
+        hosted = self.models.pop(name)
+        self.applied.pop(name, None)
+        if hosted.ongoing:
+            self._leaving[name] = asyncio.create_task(self._released_later(hosted))
+        else:
+            self._release(hosted)
+
+    async def _released_later(self, hosted: Hosted) -> None:
+        while hosted.ongoing:  # noqa: ASYNC110 - requests, which come by the thousand, have nobody to tell
+            await asyncio.sleep(_LOOK_S)
+        self._release(hosted)
+        del self._leaving[hosted.record.name]
+
+    def _release(self, hosted: Hosted) -> None:
+        name = hosted.record.name
+        hosted.close()
+        for keeper in (self.shadow_queue, self.metrics, self.access):
+            keeper.forget(name)
 
     async def _apply(self, hosted: Hosted) -> None:
         name = hosted.record.name
@@ -163,6 +226,7 @@ class Replica:
         self.models[name] = hosted
         versions = {variant: version.number for variant, version in live.items()}
         self.applied[name] = Applied(epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed)
+        self.metrics.version.remove_by_labels({"model": name})
         for variant, number in versions.items():
             self.metrics.version.labels(name, variant).set(number)
         await self.store.report(self.report(), self.settings.lease_s)
@@ -193,17 +257,18 @@ class Replica:
     async def _open(self, hosted: Hosted, number: int) -> Live:
         model = hosted.record.name
         version, weights = await asyncio.gather(self.store.version(model, number), self.store.weights(model, number))
-        graph = self._graphs.get(version.graph)
+        graph = hosted.graphs.get(version.graph)
         if graph is None:
-            graph = self._graphs[version.graph] = await self.store.graph(model, version.graph)
+            graph = hosted.graphs[version.graph] = await self.store.graph(model, version.graph)
         opening = partial(_opened, version, graph, weights)
-        # A small version opens faster than a thread is woken; a large one would hold up everybody's answers.
+        # A small version opens faster than a thread is woken; one that is large, or may be slow, would hold up everybody.
         large = len(weights) + len(graph.onnx) >= SMALL_BYTES
-        session = await asyncio.to_thread(opening) if large else opening()
+        quick = hosted.state.live and all(one.run_s < SLOW_S for one in hosted.state.live.values())
+        live = opening() if quick and not large else await asyncio.to_thread(opening)
         self.metrics.swaps.labels(model).inc()
         if hosted.state.live:  # a replica that starts takes in versions that others have long served
             self._observe_freshness(version)
-        return Live(number, session)
+        return live
 
     def _observe_freshness(self, version: Version) -> None:
         now = time()
@@ -211,9 +276,11 @@ class Replica:
             self.metrics.freshness.labels(version.model).observe(max(0.0, now - received_at))
 
 
-def _opened(version: Version, graph: Graph, weights: bytes) -> Session:
-    """Open a version, warmed up; raises ArtefactError where it is not what its record says."""
+def _opened(version: Version, graph: Graph, weights: bytes) -> Live:
+    """Open a version, warmed up and timed; raises ArtefactError where it is not what its record says."""
     check_digests(version, graph, weights)
     session = open_session(graph.onnx, weights)
     check_golden(session, graph.golden_inputs, version.golden, version.tolerance)
-    return session
+    started = perf_counter()
+    check_golden(session, graph.golden_inputs, version.golden, version.tolerance)
+    return Live(version.number, session, perf_counter() - started)

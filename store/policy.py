@@ -256,15 +256,16 @@ class Applied(BaseModel):
 
 class Report(BaseModel):
     """The state of a replica or a trainer under its lease. `metrics` is its Prometheus exposition, `away` names what it
-    cannot do and why."""
+    cannot do and why; it works on the models that were on record when the last change was the one at `seen`."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    role: Literal["replica", "trainer", "controller", "joiner"] = "replica"
+    role: Literal["replica", "trainer", "controller", "joiner", "supervisor"] = "replica"
     pid: int
     ready: bool
     applied: dict[str, Applied] = {}
     away: dict[str, str] = {}
     counters: dict[str, Any] = {}
     metrics: str = ""
+    seen: str = ""
