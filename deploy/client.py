@@ -90,7 +90,8 @@ class Client:
 
     def remove_model(self, model: str, *, purge: bool = False, force: bool = False, why: str = "") -> dict[str, Any]:
         """Take a model out of service; `purge` drops its data, `force` does so in the middle of its experiments."""
-        how = {"purge": str(purge).lower(), "force": str(force).lower(), "why": why}
+        given = {"purge": "true" if purge else "", "force": "true" if force else "", "why": why}
+        how = {name: value for name, value in given.items() if value}
         return self._call("DELETE", f"/admin/models/{quote(model, safe='')}", params=how)
 
     def versions(self, model: str, last: int = 20) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from serving.arms import Runner, failure_of
 from serving.commit import GroupCommit
 from serving.errors import LogUnavailable, NotReady, ServingError, VersionFailed
 from serving.hosted import Answered, Hosted, State
+from store.names import log_stream
 from store.records import Shadows, pack_log
 from store.schema import Row
 
@@ -62,19 +63,18 @@ class ShadowQueue:
 
     def offer(self, hosted: Hosted, state: State, answered: Answered) -> None:
         """Queue the shadows of an answered request, or drop and count them; never waits."""
-        model = hosted.record.name
-        if model not in self._queues:
+        if hosted.stream not in self._queues:
             queue = _Queue(self._limit)
-            self._queues[model] = queue, asyncio.create_task(self._run(queue))
+            self._queues[hosted.stream] = queue, asyncio.create_task(self._run(queue))
         try:
-            self._queues[model][0].put_nowait((hosted, state, answered))
+            self._queues[hosted.stream][0].put_nowait((hosted, state, answered))
         except asyncio.QueueFull:
             self.counts["dropped"] += len(answered.shadows)
 
     def forget(self, model: str) -> None:
         """Score no more for a model that is served no more."""
-        if model in self._queues:
-            self._queues.pop(model)[1].cancel()
+        if (stream := log_stream(model)) in self._queues:
+            self._queues.pop(stream)[1].cancel()
 
     async def close(self) -> None:
         workers = [worker for _, worker in self._queues.values()]

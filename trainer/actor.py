@@ -43,7 +43,7 @@ class TrainerActor:
     async def _run(self) -> None:
         """Start over from the store after anything that fails: it holds all that counts."""
         store = RedisStore(self._url, self._prefix)
-        reporting = asyncio.create_task(self._report_for_ever(store))  # kept: the loop itself holds tasks weakly
+        self._reporting = asyncio.create_task(self._report_for_ever(store))
         pause_s = 0.2
         while True:
             try:
