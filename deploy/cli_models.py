@@ -27,6 +27,9 @@ def add(
     with errors(), connected(home) as client:
         added = client.add_model(spec, why=why) if ":" in spec else client.add_model(model=spec, why=why)
         if wait_s > 0:
+            if not as_json:
+                what = "replicas" if added["version"] else "the first version"
+                err.print(f"[dim]waiting for {what}[/dim]")
             added = _served(client, added, wait_s)
         if as_json:
             return print_json(added)
@@ -69,7 +72,6 @@ def _served(client: Client, added: dict[str, Any], wait_s: float) -> dict[str, A
         ValueError: its trainer cannot start, or it takes too long.
     """
     name, deadline = added["model"], time.monotonic() + wait_s
-    err.print("[dim]waiting for the first version[/dim]" if added["version"] is None else "[dim]waiting for replicas[/dim]")
     while True:
         state = next((one for one in client.models()["models"] if one["model"] == name), None)
         if state is None:
