@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_compress, cli_experiments, cli_import, cli_keys, cli_place, cli_policy, detached
+from deploy import cli_compress, cli_experiments, cli_import, cli_keys, cli_models, cli_place, cli_policy, detached
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -35,6 +35,7 @@ app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
 app.add_typer(cli_experiments.experiment_app, name="experiment")
 app.add_typer(cli_keys.key_app, name="key")
+app.add_typer(cli_models.model_app, name="model")
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_import.app)
 app.add_typer(cli_place.app)
@@ -129,7 +130,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
             return print_json(state)
         for what, why in state["away"].items():
             out.print(f"[red]away:[/red] {what}: {why}")
-        for worker in (*state["trainers"], *state["controllers"], *state["joiners"]):
+        for worker in (*state["trainers"], *state["controllers"], *state["joiners"], *state["supervisors"]):
             for what, why in worker["away"].items():
                 out.print(f"[red]{worker['name']}:[/red] {what}: {why}")
         _print_models(state)

@@ -79,6 +79,21 @@ class Client:
         """Who decided what, newest first."""
         return self._call("GET", "/admin/audit", params={"model": model, "last": last})["audit"]
 
+    def models(self) -> dict[str, list[dict[str, Any]]]:
+        """`models` on record, each with who serves and who trains it, and `removed` ones whose data are kept."""
+        return self._call("GET", "/admin/models")
+
+    def add_model(self, spec: str = "", model: str = "", why: str = "") -> dict[str, Any]:
+        """Add the model of a spec, package.module:attribute, or bring back one that was removed."""
+        body = {name: value for name, value in (("spec", spec), ("model", model), ("why", why)) if value}
+        return self._call("POST", "/admin/models", json=body, timeout=_IMPORT_S)
+
+    def remove_model(self, model: str, *, purge: bool = False, force: bool = False, why: str = "") -> dict[str, Any]:
+        """Take a model out of service; `purge` drops its data, `force` does so in the middle of its experiments."""
+        given = {"purge": "true" if purge else "", "force": "true" if force else "", "why": why}
+        how = {name: value for name, value in given.items() if value}
+        return self._call("DELETE", f"/admin/models/{quote(model, safe='')}", params=how)
+
     def versions(self, model: str, last: int = 20) -> list[dict[str, Any]]:
         return self._call("GET", f"/admin/models/{model}/versions", params={"last": last})["versions"]
 

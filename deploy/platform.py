@@ -14,8 +14,9 @@ from deploy.home import Home, Running
 from deploy.settings import Settings
 from serving.settings import ServingSettings
 from store.embedded import EmbeddedRedis
+from store.errors import Unavailable
 from store.redis_store import RedisStore
-from store.spec import ModelSpec, load_spec
+from store.spec import ModelRecord, declared
 
 
 class StartFailed(RuntimeError):
@@ -36,7 +37,7 @@ class Platform:
         self.redis_url = settings.redis_url
 
     def start(self) -> Running:
-        """Return when every model can answer.
+        """Return when every model that was named can answer.
 
         Raises:
             AlreadyRunning, PortInUse, SpecError, StoreError, StartFailed, TracesUnavailable.
@@ -44,12 +45,13 @@ class Platform:
         if os.getcwd() not in sys.path:  # users' modules lie where they start us
             sys.path.insert(0, os.getcwd())
         self._settings.telemetry.check()
-        specs = [load_spec(path) for path in self._specs]
+        records = [declared(path) for path in self._specs]
+        self._names = {record.name for record in records}
         self._home.take()
         try:
             self._start_redis()
             self._stage("registering models")
-            asyncio.run(_register(self.redis_url, specs, self._settings, self._home))
+            asyncio.run(_register(self.redis_url, records, self._settings, self._home))
             self._start_ray()
             self._wait_ready()
             return self._stage("ready", ready=True)
@@ -91,14 +93,14 @@ class Platform:
         )
         self._url = self._cluster.url
         # Ray reads its environment at the first import, so these come after it is set.
+        from deploy.supervisor import start_supervisor  # noqa: PLC0415
         from serving.control_actor import start_controller  # noqa: PLC0415
-        from trainer.actor import start_trainer  # noqa: PLC0415
         from trainer.joiner import start_joiner  # noqa: PLC0415
 
         # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
         url, prefix, telemetry = self.redis_url, settings.prefix, settings.telemetry
-        self._trainers = [start_trainer(path, url, prefix, settings.seed, telemetry) for path in self._specs]
+        self._supervisor = start_supervisor(url, prefix, settings.seed, telemetry)
         self._controller = start_controller(url, prefix, telemetry)
         self._joiner = start_joiner(url, prefix, telemetry)
         start_serve(self._cluster)
@@ -127,20 +129,25 @@ class Platform:
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
                 reply = httpx.get(f"{self._url}/readyz", timeout=2.0)
-                if reply.status_code == 200:
-                    return
                 said = reply.text[:500]
-            self._raise_trainer_problem()
+                state = reply.json()
+                if state["ready"] and self._names <= set(state["models"]) - set(state["waiting"]):
+                    return
+            asyncio.run(self._raise_trainer_problem())
             time.sleep(0.1)
         raise StartFailed(f"the platform was not ready within {timeout_s:g} s; /readyz said: {said or 'nothing'}")
 
-    def _raise_trainer_problem(self) -> None:
-        import ray  # noqa: PLC0415
-
-        for path, trainer in zip(self._specs, self._trainers, strict=True):
-            problem: str = ray.get(trainer.problem.remote())
-            if problem not in ("", "starting"):
-                raise StartFailed(f"the trainer of {path} cannot start: {problem}")
+    async def _raise_trainer_problem(self) -> None:
+        store = RedisStore(self.redis_url, self._settings.prefix)
+        try:
+            said = {report.name: report.away.get("trainer", "") for report in await store.reports()}
+        except Unavailable:
+            return  # it comes back, or the wait ends
+        finally:
+            await store.close()
+        for name in self._names:
+            if (problem := said.get(f"trainer:{name}", "")) not in ("", "starting"):
+                raise StartFailed(f"the trainer of '{name}' cannot start: {problem}")
 
     def _stage(self, stage: str, ready: bool = False) -> Running:
         self._on_stage(stage)
@@ -153,14 +160,14 @@ def _unwatched(_: str) -> None:
     """Nobody watches the start."""
 
 
-async def _register(url: str, specs: Sequence[ModelSpec], settings: Settings, home: Home) -> None:
+async def _register(url: str, records: Sequence[ModelRecord], settings: Settings, home: Home) -> None:
     """Put models and keys on record before anything expensive starts: a changed declaration is refused here, and so is a
     platform that others can reach and nobody has a key for."""
     store = RedisStore(url, settings.prefix)
     try:
-        for spec in specs:
-            await store.register(spec.record)
-            await store.set_loaded(spec.name, True)  # it was asked for
+        for record in records:
+            await store.register(record)
+            await store.set_loaded(record.name, True)  # it was asked for
         for key in home.kept_keys():
             await store.put_key(key)
         home.drop_kept_keys()

@@ -4,10 +4,13 @@
     args: {specs: ["my_model:spec"]}
 
 Besides the ingress it has a deployment of one replica for the controllers, one for the label join of imported models, and
-one per trainer. So Serve places them,
-starts them again wherever there is room when they or their node die, shows how they are in `serve status`, and ends them
-with the application. While clusters are replaced, two trainers may work on one model: the store lets only one of them
-commit. What is secret comes from the nodes' environment, never from the file.
+one for the supervisor of trainers, which are actors that it owns. So Serve and Ray place them, start them again wherever
+there is room when they or their node die, and end them with the application. While clusters are replaced, two trainers may
+work on one model: the store lets only one of them commit. What is secret comes from the nodes' environment, never from the
+file.
+
+The specs are put on record; models that were added beside them have trainers too, and one of them that was removed stays
+removed.
 """
 
 from typing import Any, Literal, Self
@@ -16,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from ray import serve
 
+from deploy.supervisor import SupervisorActor
 from serving.app import application
 from serving.control_actor import ControlActor
 from serving.scaling import Scaling
 from serving.settings import ServingSettings
-from store.spec import load_spec
+from store.spec import declared
 from store.telemetry import Telemetry
-from trainer.actor import TrainerActor
 from trainer.joiner import JoinActor
 
 IMPORT_PATH = "deploy.serve_app:build"
@@ -96,17 +99,14 @@ def build(arguments: Arguments) -> serve.Application:
         when_redis_is_away=arguments.when_redis_is_away,
         telemetry=arguments.telemetry,
     )
-    trainers = [_trainer(path, url, arguments) for path in arguments.specs]
-    controller = _worker("controller", ControlActor, num_cpus=0.1).bind(url, prefix, arguments.telemetry)
-    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix, arguments.telemetry)
-    workers = [controller, joiner, *trainers]
+    asked = {"num_cpus": arguments.trainer.cpus, "num_gpus": arguments.trainer.gpus}
+    records = [declared(path) for path in arguments.specs]
+    telemetry = arguments.telemetry
+    supervisor = _worker("supervisor", SupervisorActor, num_cpus=0.1).bind(url, prefix, asked, None, records, telemetry)
+    controller = _worker("controller", ControlActor, num_cpus=0.1).bind(url, prefix, telemetry)
+    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix, telemetry)
+    workers = [controller, joiner, supervisor]
     return application(settings, arguments.replicas, cpus=arguments.replica_cpus, workers=workers)
-
-
-def _trainer(path: str, url: str, arguments: Arguments) -> serve.Application:
-    asked = arguments.trainer
-    trainer = _worker(f"trainer-{load_spec(path).name}", TrainerActor, num_cpus=asked.cpus, num_gpus=asked.gpus)
-    return trainer.bind(path, url, arguments.prefix, None, arguments.telemetry)
 
 
 def _worker(name: str, work: type, **resources: float) -> Any:
@@ -115,7 +115,6 @@ def _worker(name: str, work: type, **resources: float) -> Any:
         name=name,
         num_replicas=1,
         ray_actor_options=dict(resources),
-        # Learning holds the interpreter for seconds when it exports a network.
         health_check_timeout_s=120,
         graceful_shutdown_timeout_s=5,
         logging_config={"log_level": "WARNING"},

@@ -164,11 +164,15 @@ class Access:
             if caller.key is not None and caller.key.limits.metered:
                 held.append(self._enter(f"key '{caller.name}'", caller.key.id, caller.key.limits))
             if limits.metered:
-                held.append(self._enter(f"model '{model}'", f"model {model}", limits))
+                held.append(self._enter(f"model '{model}'", _of_model(model), limits))
             yield
         finally:
             for meter in held:
                 meter.ongoing -= 1
+
+    def forget(self, model: str) -> None:
+        """Drop what was counted of a model that is served no more."""
+        self._meters.pop(_of_model(model), None)
 
     def _enter(self, whose: str, name: str, limits: Limits) -> "_Meter":
         meter = self._meters.get(name)
@@ -176,6 +180,10 @@ class Access:
             meter = self._meters[name] = _Meter()
         meter.enter(whose, limits, self._replicas)
         return meter
+
+
+def _of_model(model: str) -> str:
+    return f"model {model}"  # no key's id has a blank
 
 
 UNLIMITED = Limits()

@@ -23,6 +23,7 @@ from serving.http import answer, refusal
 from serving.imports import Imports
 from serving.keys import Keys
 from serving.metrics import merge
+from serving.models import Models
 from serving.open_inference import OpenInference
 from serving.openapi import document
 from serving.operators import CALLER, Handler, Operators, guarded
@@ -106,7 +107,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
     data, operators = DataPlane(replica), Operators(replica)
     inference = OpenInference(replica, data)
     experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
-    placements = Placements(operators, settings.prefix)
+    placements, models = Placements(operators, settings.prefix), Models(operators)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -124,6 +125,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
             "ready": replica.ready,
             "replica": replica.name,
             "models": sorted(replica.models),
+            "waiting": replica.waiting,
             "away": replica.away,
         }
         return answer(state, 200 if replica.ready else 503, None if replica.ready else {"retry-after": "1"})
@@ -184,6 +186,9 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
         _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
+        _route("/admin/models", "GET", replica, view(models.show)),
+        _route("/admin/models", "POST", replica, keeper(models.add)),
+        _route(model, "DELETE", replica, keeper(models.remove)),
         _route("/admin/audit", "GET", replica, view(experiments.audit, by_query=True)),
         _route("/admin/status", "GET", replica, view(operators.status)),
         _route("/admin/keys", "GET", replica, keeper(keys.show)),
@@ -237,8 +242,17 @@ def _admitted(replica: Replica, handler: Handler) -> Handler:
         hosted = replica.models.get(model)
         limits = hosted.record.limits if hosted is not None else UNLIMITED
         request.scope[ALLOWANCE] = allowance(settings.max_body_bytes, settings.max_instances, limits, caller, headers)
-        with access.admitted(caller, model, limits):
-            return await handler(request)
+        if hosted is None:
+            with access.admitted(caller, model, limits):
+                return await handler(request)
+        if hosted.ongoing >= replica.most_ongoing:
+            raise Overloaded(f"{hosted.ongoing} requests to model '{model}' are at work already; send fewer at a time")
+        hosted.ongoing += 1
+        try:
+            with access.admitted(caller, model, limits):
+                return await handler(request)
+        finally:
+            hosted.ongoing -= 1
 
     return admitted
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, perf_counter, time
+from weakref import WeakSet
 
 import numpy as np
 
@@ -24,15 +25,16 @@ _SEPARATE_ROWS = 64
 
 
 class Runner:
-    """Runs versions: short runs at once, others in threads of their own."""
+    """Runs versions: short runs at once, others in threads, so many for each model."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._name, self._threads = name, threads
+        self._pools: WeakSet[ThreadPoolExecutor] = WeakSet()
 
     @property
     def waiting(self) -> int:
         """Runs that wait for a thread."""
-        return queued(self._threads)
+        return sum(queued(pool) for pool in self._pools)
 
     async def run(
         self, hosted: Hosted, live: Live, rows: list[Row], until: float = math.inf, timeout_s: float | None = None
@@ -49,8 +51,9 @@ class Runner:
         if live.run_s < SLOW_S and len(rows) <= _INLINE_ROWS:
             scores, seconds = _timed(hosted, live, rows)
         else:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._threads, _timed_until, until, hosted, live, rows)
+            pool = hosted.pool(self._name, self._threads)
+            self._pools.add(pool)
+            work = asyncio.get_running_loop().run_in_executor(pool, _timed_until, until, hosted, live, rows)
             scores, seconds = await asyncio.wait_for(work, timeout_s)
         if len(rows) <= _INLINE_ROWS:
             live.run_s += _RECENT * (seconds - live.run_s)

@@ -12,6 +12,7 @@ import uvloop
 from serving.controller import Controller
 from serving.dedicated.placer import Placer
 from store.errors import StoreError
+from store.names import CONTROL
 from store.policy import Report
 from store.redis_store import RedisStore
 from store.telemetry import QUIET, Telemetry
@@ -51,14 +52,20 @@ class ControlActor:
         self._placing = asyncio.create_task(self._place(Placer(store, self._url, self._prefix)))
         while True:
             try:
-                for name, record in (await store.models()).items():
-                    if name not in controllers:
-                        controllers[name] = asyncio.create_task(self._control(Controller(store, record), name))
+                seen = await store.last(CONTROL)
+                records = await store.models()
+                gone = controllers.keys() - records.keys()
+                await _ended([controllers.pop(name) for name in gone])
+                for name in gone:
+                    self._problems.pop(name, None)
+                for name in records.keys() - controllers.keys():
+                    controllers[name] = asyncio.create_task(self._control(Controller(store, records[name]), name))
                 report = Report(
                     name="controller",
                     role="controller",
                     pid=os.getpid(),
                     ready=not self._problems,
+                    seen=seen,
                     away=dict(self._problems),
                 )
                 await store.report(report, LEASE_S)
@@ -107,6 +114,13 @@ class ControlActor:
                 log.exception("placing deployments failed and is tried again")
                 self._say("placement", f"{type(error).__name__}: {error}")
             await asyncio.sleep(_LIST_EVERY_S)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks; return when they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def start_controller(redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> Any:

@@ -6,6 +6,7 @@ ServingError
 ├── Forbidden            403  a key of another role, or for other models
 ├── UnknownModel         404
 ├── NotTrainable         409  learning is asked of a model that has no trainer
+├── InUse                409  a model that is to be removed has experiments that run
 ├── TooSlow              408  a body that does not come in time
 ├── TooLarge             413  body or batch over the limit
 ├── Invalid              422  features, labels or settings that fail their schema
@@ -26,6 +27,7 @@ from store.errors import (
     Conflict,
     EpochConflict,
     Fenced,
+    ModelExists,
     NotFound,
     PolicyError,
     SchemaError,
@@ -84,6 +86,10 @@ class NotTrainable(ServingError):
         )
 
 
+class InUse(ServingError):
+    """A model that is to be removed has experiments that run."""
+
+
 class PreconditionRequired(ServingError):
     """A change that needs If-Match came without it."""
 
@@ -126,6 +132,7 @@ STATUS: dict[type[Exception], int] = {
     Forbidden: 403,
     UnknownModel: 404,
     NotTrainable: 409,
+    InUse: 409,
     TooSlow: 408,
     TooLarge: 413,
     Invalid: 422,
@@ -139,6 +146,7 @@ STATUS: dict[type[Exception], int] = {
     TimedOut: 504,
     NotFound: 404,
     EpochConflict: 409,
+    ModelExists: 409,
     Fenced: 409,
     Conflict: 409,
     PolicyError: 422,

@@ -4,6 +4,7 @@ import math
 import os
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time
@@ -81,7 +82,7 @@ class Answered:
 
 
 class Hosted:
-    """A model on this replica. `state` is read once per request."""
+    """A model on this replica. `state` is read once per request, `ongoing` counts those at work."""
 
     def __init__(self, record: ModelRecord, max_instances: int, metrics: ReplicaMetrics) -> None:
         self.record = record
@@ -90,12 +91,25 @@ class Hosted:
         self.sizes = metrics.sizes.labels(record.name)
         self.encoder = Encoder(record.features)
         self.state = State()
+        self.ongoing = 0
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         names = [field.name for field in record.features.fields]
         self._slices = [names.index(name) for name in record.slices]
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
         features: Any = record.features.typed_dict()
         self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[features])  # pyright: ignore[reportInvalidTypeForm]
+
+    def pool(self, name: str, threads: int) -> ThreadPoolExecutor:
+        """Return this model's threads for runs of a kind: slow versions of one model hold up no other."""
+        if name not in self._pools:
+            self._pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-{self.record.name}")
+        return self._pools[name]
+
+    def close(self) -> None:
+        """End its threads, when nothing is at work any more."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
 
     def read(self, state: State, body: bytes, headers: Headers = (), forced: str | None = None) -> Asked:
         """Validate a request's body and plan each instance; pure computation.

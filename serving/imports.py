@@ -42,6 +42,11 @@ class Imports:
         async with self._turn:
             content = await read_body(request, self._max_bytes, "export a smaller model, or raise TIDEMILL_MAX_IMPORT_BYTES")
             known = (await self._store.models()).get(name)
+            if known is None and name in await self._store.removed():
+                raise Invalid(
+                    f"model '{name}' was removed and its data are kept: 'tidemill model add {name}' brings it back, "
+                    f"'tidemill model remove {name} --purge' drops them"
+                )
             if line == MAIN and (known is None or known.trainable):
                 raise Invalid(f"line: '{MAIN}' is the trainer's; name another, such as {LINE}")
             examined = await asyncio.to_thread(examine_apart, content, question.model_copy(update={"record": known}))

@@ -64,6 +64,14 @@ class ReplicaMetrics:
         """Expose a counter that is kept elsewhere: `read` returns it by the label's value; without a label, by ''."""
         self._totals.add(name, documentation, label, read)
 
+    def forget(self, model: str) -> None:
+        """Drop what was counted of a model that is served no more."""
+        for metric in (
+            self.predictions, self.latency, self.feedback, self.swaps, self.swap_failures, self.version, self.freshness,
+            self.failures,
+        ):  # fmt: skip
+            metric.remove_by_labels({"model": model})
+
     def exposition(self) -> str:
         return generate_latest(self.registry).decode()
 

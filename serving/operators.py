@@ -30,7 +30,7 @@ CALLER = "tidemill.caller"
 """Where a request's scope says who sends it."""
 
 _POLL_S = 0.002
-_ROLES = ("replica", "trainer", "controller", "joiner", "host")
+_ROLES = ("replica", "trainer", "controller", "joiner", "supervisor", "host")
 
 
 class RetrainRequest(BaseModel):
@@ -158,7 +158,9 @@ class Operators:
     async def _trainable(self, request: Request) -> tuple[str, ModelRecord]:
         """Return the model of a request about learning; raises NotTrainable where it has no trainer."""
         model = self.model(request)
-        record = (await self.store.models())[model]
+        record = (await self.store.models()).get(model)
+        if record is None:  # it was removed a moment ago
+            raise UnknownModel(model, [name for name in self._replica.models if name != model])
         if not record.trainable:
             raise NotTrainable(model)
         return model, record
@@ -171,15 +173,16 @@ class Operators:
             reports = await self.store.reports()
             for role in _ROLES:
                 result[f"{role}s"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == role]
-            for name in list(replica.models):
-                result["models"][name] = await self._model_status(name)
+            records = await self.store.models()
+            for name in replica.models.keys() & records.keys():
+                result["models"][name] = await self._model_status(records[name])
         return answer(result)
 
-    async def _model_status(self, model: str) -> dict[str, Any]:
+    async def _model_status(self, record: ModelRecord) -> dict[str, Any]:
+        model = record.name
         _, joined = await self.store.consumer(join_consumer(model))
         _, learned = await self.store.consumer(learner_consumer(model))
         snapshot = await self.store.snapshot(model)
-        record = (await self.store.models())[model]
         return {
             "epoch": snapshot.epoch,
             "channels": snapshot.channels,

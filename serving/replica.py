@@ -1,10 +1,12 @@
 """A replica's own life: it follows the board, opens versions, swaps them in, and reports what it runs under a lease."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
 
 import psutil
@@ -24,10 +26,13 @@ from store.errors import StoreError, Unavailable
 from store.policy import Applied, Report
 from store.protocols import START
 from store.redis_store import RedisStore
+from store.spec import ModelRecord
 
 log = logging.getLogger(__name__)
 _LIST_EVERY_S = 1.0
 """How soon a model that is added is served."""
+_FIRST_LOOK_S = 10.0
+_LOOK_S = 0.01
 
 
 def new_name() -> str:
@@ -52,6 +57,9 @@ class Replica:
         self.applied: dict[str, Applied] = {}
         self.control_away = "not connected yet"
         self._swapping = Swapping(self.store, self.metrics, settings.prefix, reach)
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._failing: dict[str, str] = {}
+        self._seen = START
         self._tasks: list[asyncio.Task[None]] = []
         self._looked = asyncio.Event()
         self._process = psutil.Process()
@@ -65,12 +73,17 @@ class Replica:
         self.log = commit(self.store, mode, entries)
         self.shadow_queue = ShadowQueue(self.log, self.settings.shadow_queue)
         self._watch()
+        first_look = self._looked
         self._tasks = [asyncio.create_task(self._supervised(task)) for task in (self._follow, self._renew)]
+        # Nobody asks a replica that is starting: once it is asked, it knows the models that there are.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(first_look.wait(), _FIRST_LOOK_S)
 
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._leaving.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.shadow_queue.close()
         await self.store.close()
         if self.settings.telemetry.traces:
@@ -80,16 +93,26 @@ class Replica:
     def away(self) -> dict[str, str]:
         """What this replica cannot reach, and why."""
         reasons = {"prediction log": self.log.away, "control": self.control_away}
-        return {name: why for name, why in reasons.items() if why}
+        return {name: why for name, why in reasons.items() if why} | {f"model {k}": why for k, why in self._failing.items()}
 
     @property
     def ready(self) -> bool:
-        """Whether every model has a version for its default arm, and predictions can be logged."""
+        """Whether predictions can be answered and logged. Models that have no version yet make no other one wait."""
         if self.log.away and self.settings.when_redis_is_away == "durable":
             return False
-        return bool(self.models) and all(
-            hosted.state.snapshot.policy.default in hosted.state.live for hosted in self.models.values()
-        )
+        return len(self.waiting) < len(self.models)
+
+    @property
+    def waiting(self) -> list[str]:
+        """Models without a version for their default arm."""
+        found = (name for name, one in self.models.items() if one.state.snapshot.policy.default not in one.state.live)
+        return sorted(found)
+
+    @property
+    def most_ongoing(self) -> int:
+        """How many requests of one model may be at work: where there are others, it does not get all places."""
+        most = self.settings.max_ongoing
+        return most if len(self.models) < 2 else max(1, most // 2)
 
     @property
     def look(self) -> asyncio.Event:
@@ -117,6 +140,7 @@ class Replica:
             applied=self.applied,
             away=self.away,
             metrics=self._exposition,
+            seen=self._seen,
             counters={"lost": self.log.lost, "buffered": self.log.buffered, "shadows": dict(self.shadow_queue.counts)},
         )
 
@@ -136,7 +160,7 @@ class Replica:
         """Tail the control stream. Boards are read whole, so a missed entry does no harm."""
         at = START
         while True:
-            await self._apply_all()
+            await self._apply_all(at)
             self.control_away = ""
             looked, self._looked = self._looked, asyncio.Event()
             looked.set()
@@ -157,20 +181,60 @@ class Replica:
                 await self.store.report(self.report(), self.settings.lease_s)
             await asyncio.sleep(self.settings.lease_s / 5)
 
-    async def _apply_all(self) -> None:
+    async def _apply_all(self, at: str) -> None:
+        """Do as the boards say, and now and then as the list of models does, as both are after the change at `at`."""
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             self.access.keys = {key.id: key for key in await self.store.keys()}
-            for name, record in (await self.store.models()).items():
-                if record.loaded and name not in self.models:
-                    hosted = Hosted(record, self.settings.max_instances, self.metrics)
-                    await self._apply(hosted)
-                elif not record.loaded and name in self.models:
-                    del self.models[name]
-                    self.applied.pop(name, None)
+            records = {name: record for name, record in (await self.store.models()).items() if record.loaded}
+            for name in self.models.keys() - records.keys():
+                self._let_go(name)
+            for name in self._failing.keys() - records.keys():
+                del self._failing[name]
+            for name, record in records.items():
+                if name not in self.models and name not in self._leaving:
+                    await self._tried(name, partial(self._host, record))
             await self._swapping.refresh(self.models.values())
             self._listed_at = monotonic()
-        for hosted in self.models.values():
-            await self._apply(hosted)
+            if not self._leaving:
+                self._seen = at
+        for name, hosted in list(self.models.items()):
+            await self._tried(name, partial(self._apply, hosted))
+
+    async def _tried(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep what is wrong with one model from all others; with the store away, nobody is better off."""
+        try:
+            await work()
+            self._failing.pop(name, None)
+        except Unavailable:
+            raise
+        except Exception as error:
+            if name not in self._failing:
+                log.exception("model '%s' cannot be brought up to date", name)
+            self._failing[name] = f"{type(error).__name__}: {error}"
+
+    async def _host(self, record: ModelRecord) -> None:
+        await self._apply(Hosted(record, self.settings.max_instances, self.metrics))
+
+    def _let_go(self, name: str) -> None:
+        """Serve a model no more: what is at work ends as it would have, then nothing is left of it."""
+        hosted = self.models.pop(name)
+        self.applied.pop(name, None)
+        if hosted.ongoing:
+            self._leaving[name] = asyncio.create_task(self._released_later(hosted))
+        else:
+            self._release(hosted)
+
+    async def _released_later(self, hosted: Hosted) -> None:
+        while hosted.ongoing:  # noqa: ASYNC110 - requests, which come by the thousand, have nobody to tell
+            await asyncio.sleep(_LOOK_S)
+        self._release(hosted)
+        del self._leaving[hosted.record.name]
+
+    def _release(self, hosted: Hosted) -> None:
+        name = hosted.record.name
+        hosted.close()
+        for keeper in (self.shadow_queue, self.metrics, self.access):
+            keeper.forget(name)
 
     async def _apply(self, hosted: Hosted) -> None:
         name = hosted.record.name
@@ -188,6 +252,7 @@ class Replica:
         self.applied[name] = Applied(
             epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed, placed=placed
         )
+        self.metrics.version.remove_by_labels({"model": name})
         for variant, number in versions.items():
             self.metrics.version.labels(name, variant).set(number)
         await self.store.report(self.report(), self.settings.lease_s)

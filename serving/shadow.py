@@ -11,6 +11,7 @@ from serving.arms import Runner, failure_of
 from serving.commit import GroupCommit
 from serving.errors import LogUnavailable, NotReady, ServingError, VersionFailed
 from serving.hosted import Answered, Hosted, State
+from store.names import log_stream
 from store.records import Shadows, pack_log
 from store.schema import Row
 
@@ -46,38 +47,52 @@ class _Work(NamedTuple):
         return sum(predictions.served[arm].latency_s / sizes[arm] for arm in self.of(predictions.arms))
 
 
+_Queue = asyncio.Queue[tuple[Hosted, State, Answered]]
+
+
 class ShadowQueue:
-    """Runs shadows a little later. Nothing that goes wrong here reaches a caller: it is counted."""
+    """Runs shadows a little later, each model's in a queue of its own. Nothing that goes wrong here reaches a caller: it is
+    counted."""
 
     def __init__(self, log: GroupCommit, limit: int) -> None:
         self._log = log
-        self._queue: asyncio.Queue[tuple[Hosted, State, Answered]] = asyncio.Queue(limit)
+        self._limit = limit
+        self._queues: dict[str, tuple[_Queue, asyncio.Task[None]]] = {}
         self._runner = Runner("shadows", threads=1)
         self.counts: Counter[str] = Counter()
-        self._worker = asyncio.create_task(self._run())
 
     @property
     def waiting(self) -> int:
         """Requests whose shadows have not been scored yet."""
-        return self._queue.qsize()
+        return sum(queue.qsize() for queue, _ in self._queues.values())
 
     def offer(self, hosted: Hosted, state: State, answered: Answered) -> None:
         """Queue the shadows of an answered request, or drop and count them; never waits."""
+        if hosted.stream not in self._queues:
+            queue = _Queue(self._limit)
+            self._queues[hosted.stream] = queue, asyncio.create_task(self._run(queue))
         try:
-            self._queue.put_nowait((hosted, state, answered))
+            self._queues[hosted.stream][0].put_nowait((hosted, state, answered))
         except asyncio.QueueFull:
             self.counts["dropped"] += len(answered.shadows)
 
-    async def close(self) -> None:
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
+    def forget(self, model: str) -> None:
+        """Score no more for a model that is served no more."""
+        if (stream := log_stream(model)) in self._queues:
+            self._queues.pop(stream)[1].cancel()
 
-    async def _run(self) -> None:
+    async def close(self) -> None:
+        workers = [worker for _, worker in self._queues.values()]
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _run(self, queue: _Queue) -> None:
         while True:
-            works = _split(*await self._queue.get())
+            works = _split(*await queue.get())
             await asyncio.sleep(GATHER_S)
-            while not self._queue.empty() and sum(len(work.picked) for work in works) < GATHER_ROWS:
-                works += _split(*self._queue.get_nowait())
+            while not queue.empty() and sum(len(work.picked) for work in works) < GATHER_ROWS:
+                works += _split(*queue.get_nowait())
             together: dict[tuple[int, int, str, str], list[_Work]] = {}
             for work in works:
                 key = (id(work.hosted), id(work.state), work.variant, work.experiment)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from time import time
 
+from serving.arms import SLOW_S
 from serving.dedicated.link import Hosts, Link, app_name
 from serving.errors import NotReady
 from serving.hosted import Hosted, Live
@@ -83,14 +84,16 @@ class Swapping:
             return opened.get(number)
         try:
             with tracing.span("swap", {"tidemill.model": hosted.record.name, "tidemill.version": number}):
-                version, session = await self._opener.opened(hosted.record.name, number)
+                before = hosted.state.live.values()
+            quick = bool(before) and all(one.run_s < SLOW_S for one in before)
+            version, session, run_s = await self._opener.opened(hosted.record.name, number, quick)
         except Unavailable:
             raise
         except StoreError as error:
             self._failed(hosted, number, str(error), failed)
             return None
         self._swapped(hosted, version)
-        opened[number] = Live(number, session)
+        opened[number] = Live(number, session, run_s)
         return opened[number]
 
     async def _elsewhere(self, hosted: Hosted, variant: Variant, number: int, failed: dict[int, str]) -> Live | None:

@@ -4,6 +4,7 @@ StoreError
 ├── Unavailable          Redis does not answer, or cannot write
 ├── Conflict             somebody else moved first: compare-and-set failed
 │   ├── EpochConflict    the policy's epoch is no longer the expected one
+│   ├── ModelExists      a model of this name is on record, or is just being purged
 │   └── Fenced           another consumer moved this position: this one must stop
 ├── NotFound             no such model, version, graph or weights
 ├── SchemaError          a feature class that cannot be turned into a schema
@@ -28,6 +29,16 @@ class EpochConflict(Conflict):
     def __init__(self, model: str, expected: int, actual: int) -> None:
         super().__init__(f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat")
         self.model, self.expected, self.actual = model, expected, actual
+
+
+class ModelExists(Conflict):
+    def __init__(self, model: str, purging: bool = False) -> None:
+        super().__init__(
+            f"what was kept of model '{model}' is being dropped: 'tidemill model remove {model} --purge' ends that"
+            if purging
+            else f"there is a model '{model}' already: 'tidemill model remove {model}' makes room for another"
+        )
+        self.model = model
 
 
 class Fenced(Conflict):

@@ -3,20 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
-from store.errors import EpochConflict, Fenced, NotFound, SpecError
+from store.errors import EpochConflict, Fenced, ModelExists, NotFound, SpecError
 from store.keys import Key
-from store.names import AUDIT
+from store.names import AUDIT, consumers_of, streams_of
 from store.policy import CHAMPION, Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version, position_key
-from store.spec import ModelRecord, Schedule
+from store.spec import ModelRecord, RemovedModel, Schedule
 
 
 @dataclass
 class _Model:
     record: ModelRecord | None = None
+    removed: RemovedModel | None = None
     graphs: dict[str, Graph] = field(default_factory=dict[str, Graph])
     versions: list[Version] = field(default_factory=list[Version])
     weights: dict[int, bytes] = field(default_factory=dict[int, bytes])
@@ -97,8 +98,45 @@ class MemoryStore:
 
     async def register(self, record: ModelRecord) -> None:
         known = self._model(record.name)
-        known.record = merged(known.record, record) if known.record else record
+        before = known.removed.ready() if known.removed else None
+        known.record, known.removed = merged(known.record or before, record), None
         self._wake()
+
+    async def add(self, record: ModelRecord, audit: bytes = b"") -> None:
+        known = self._model(record.name)
+        if known.record:
+            raise ModelExists(record.name)
+        new = merged(known.removed.ready() if known.removed else None, record)
+        known.record, known.removed = new.model_copy(update={"loaded": True}), None
+        if audit:
+            await self.append([(AUDIT, audit)])
+        self._wake()
+
+    async def remove(self, model: str, audit: bytes = b"") -> str:
+        known = self._models.get(model)
+        if known is None or known.record is None:
+            raise NotFound(f"no model '{model[:80]}'")
+        known.record, known.removed = None, RemovedModel(record=known.record, at=time())
+        if audit:
+            await self.append([(AUDIT, audit)])
+        self._wake()
+        return f"1-{self._sequence}"
+
+    async def removed(self) -> dict[str, RemovedModel]:
+        return {name: model.removed for name, model in self._models.items() if model.removed}
+
+    async def purge(self, model: str) -> None:
+        known = self._models.get(model)
+        if known is None or known.removed is None:
+            raise NotFound(f"nothing is kept of a removed model '{model[:80]}'")
+        del self._models[model]
+        for stream in streams_of(model):
+            self._streams.pop(stream, None)
+            self._newest.pop(stream, None)
+        exact, prefixes = consumers_of(model)
+        for name in [name for name in self._consumers if name in exact or name.startswith(prefixes)]:
+            del self._consumers[name]
+            self._blobs.pop(name, None)
 
     async def models(self) -> dict[str, ModelRecord]:
         return {name: model.record for name, model in self._models.items() if model.record}
@@ -221,18 +259,22 @@ class MemoryStore:
         return True
 
 
-def merged(known: ModelRecord, record: ModelRecord) -> ModelRecord:
-    """Return the record to keep when a model is declared again.
+def merged(known: ModelRecord | None, record: ModelRecord) -> ModelRecord:
+    """Return the record to keep when a model is declared again, or for the first time.
 
     Raises:
         SpecError: its features, objective or network changed, so its weights would not fit.
     """
+    if known is None:
+        return record
     if known.digest != record.digest:
         raise SpecError(
             f"model '{record.name}' is on record with other features, objective or network, and its weights do not fit "
-            "these: declare the new one under another name, or start with an empty data directory"
+            "these: declare the new one under another name, or drop what is kept of the old one with "
+            f"'tidemill model remove {record.name} --purge'"
         )
-    return record.model_copy(update={"schedule": known.schedule, "loaded": known.loaded})
+    kept = {"schedule": known.schedule, "loaded": known.loaded, "source": record.source or known.source}
+    return record.model_copy(update=kept)
 
 
 def latest_before(versions: Sequence[Version], rejected: Version) -> int:

@@ -19,6 +19,15 @@ def outcome_stream(model: str) -> str:
     return f"{model}:outcomes"
 
 
+def streams_of(model: str) -> tuple[str, ...]:
+    return log_stream(model), outcome_stream(model)
+
+
+def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of a model's consumers, and what those of its learners begin with."""
+    return (join_consumer(model), controller_consumer(model)), (learner_consumer(model, ""),)
+
+
 def join_consumer(model: str) -> str:
     return f"join:{model}"
 

@@ -314,15 +314,16 @@ class Applied(BaseModel):
 
 class Report(BaseModel):
     """The state of a replica, a trainer, or another part under its lease. `metrics` is its Prometheus exposition, `away` names
-    what it cannot do and why."""
+    what it cannot do and why; it works on the models that were on record when the last change was the one at `seen`."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    role: Literal["replica", "trainer", "controller", "joiner", "host"] = "replica"
+    role: Literal["replica", "trainer", "controller", "joiner", "supervisor", "host"] = "replica"
     pid: int
     ready: bool
     applied: dict[str, Applied] = {}
     away: dict[str, str] = {}
     counters: dict[str, Any] = {}
     metrics: str = ""
+    seen: str = ""

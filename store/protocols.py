@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from store.keys import Key
 from store.policy import Policy, Report, Snapshot
-from store.spec import ModelRecord, Schedule
+from store.spec import ModelRecord, RemovedModel, Schedule
 
 START = "0-0"
 
@@ -150,10 +150,43 @@ class ModelRegistry(Protocol):
 
     async def register(self, record: ModelRecord) -> None:
         """Put a model on record: from then on it is served. The same declaration again changes only what may change, and not
-        the schedule. A model's policy and versions may be there before it is on record, so that nobody sees it without.
+        the schedule. A model's policy and versions may be there before it is on record, so that nobody sees it without. One
+        that was removed goes on where it was.
 
         Raises:
-            SpecError: a model of this name is on record whose weights would not fit.
+            SpecError: a model of this name is on record, or kept, whose weights would not fit.
+            ModelExists: what was kept of a removed one is just being dropped.
+        """
+        ...
+
+    async def add(self, record: ModelRecord, audit: bytes = b"") -> None:
+        """Put a model on record that is not on record now, and keep the audit record: both or neither. One that was removed
+        goes on where it was.
+
+        Raises:
+            ModelExists: a model of this name is on record.
+            SpecError: what is kept of a removed model of this name would not fit.
+        """
+        ...
+
+    async def remove(self, model: str, audit: bytes = b"") -> str:
+        """Take a model off the record and keep its data, and the audit record: all or nothing. Return the change's position:
+        who has looked at the models after it works on this one no longer.
+
+        Raises:
+            NotFound: there is none.
+        """
+        ...
+
+    async def removed(self) -> dict[str, RemovedModel]:
+        """Return the models that were removed and whose data are kept."""
+        ...
+
+    async def purge(self, model: str) -> None:
+        """Drop what is kept of a removed model, which nobody may work on any more; cut short, it can be repeated.
+
+        Raises:
+            NotFound: nothing is kept, or the model is on record.
         """
         ...
 

@@ -2,7 +2,7 @@
 
     {prefix}:{model}:log, :outcomes     streams, field p = packed record     (store/records.py)
     {prefix}:consumer:{name}            hash: position, state, blob          a consumer and what it remembers, moved together
-    {prefix}:models                     hash: name -> ModelRecord JSON
+    {prefix}:models, :removed           hashes: name -> ModelRecord JSON     (store/redis_models.py)
     {prefix}:{model}:graph:{digest}     hash: onnx, golden
     {prefix}:{model}:versions           hash: number -> Version JSON, with `last`
     {prefix}:{model}:weights:{number}   string: safetensors
@@ -14,7 +14,6 @@ What must happen together is one Lua script: Redis runs it alone and, with appen
 """
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,15 +21,12 @@ from typing import Any
 
 from store.errors import EpochConflict, Fenced, NotFound, Unavailable
 from store.keys import Key
-from store.memory import latest_before, merged
+from store.memory import latest_before
 from store.names import AUDIT, CONTROL
-from store.pipe import Pipe
 from store.policy import Policy, Report, Snapshot
 from store.protocols import START, Advance, Commit, Entry, Graph, Version
-from store.spec import ModelRecord, Schedule
-
-_AUDIT_LENGTH = 10_000
-_CONTROL_LENGTH = 1000
+from store.redis_calls import CONTROL_LENGTH, pairs
+from store.redis_models import AUDIT_LENGTH, RedisModels
 
 _MOVE = """
 local at = redis.call('HGET', KEYS[1], 'position') or '0-0'
@@ -49,7 +45,7 @@ return positions
 # KEYS: consumer, versions, board, control.
 # ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or ''.
 _COMMIT = f"""{_MOVE}
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', 'channel')
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', {CONTROL_LENGTH}, '*', 'p', 'channel')
 if ARGV[5] == '' then return {{false, 0}} end
 local number = redis.call('HINCRBY', KEYS[2], 'last', 1)
 redis.call('HSET', KEYS[2], number, ARGV[5])
@@ -73,7 +69,7 @@ if ARGV[3] ~= '0' then
 else
   redis.call('HDEL', KEYS[1], 'channel:champion')
 end
-if ARGV[4] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', {_AUDIT_LENGTH}, '*', 'p', ARGV[4]) end
+if ARGV[4] ~= '' then redis.call('XADD', KEYS[3], 'MAXLEN', '~', {AUDIT_LENGTH}, '*', 'p', ARGV[4]) end
 if ARGV[5] ~= '0' then
   redis.call('HSET', KEYS[4], ARGV[5], ARGV[6])
   if ARGV[8] ~= '0' and redis.call('HGET', KEYS[1], 'channel:' .. ARGV[7]) == ARGV[5] then
@@ -81,29 +77,13 @@ if ARGV[5] ~= '0' then
     redis.call('HINCRBY', KEYS[1], 'channel_seq', 1)
   end
 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', {_CONTROL_LENGTH}, '*', 'p', 'policy')
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', {CONTROL_LENGTH}, '*', 'p', 'policy')
 return {{epoch + 1, 1}}
 """
 
 
-class RedisStore:
-    """EventLog, ModelRegistry and PolicyBoard. `url` is redis://, rediss:// or unix://; `timeout_s` bounds each call.
-
-    Nothing is retried here: a repeated XADD could append twice.
-    """
-
-    def __init__(self, url: str, prefix: str = "tidemill", timeout_s: float = 5.0) -> None:
-        self._timeout_s = timeout_s
-        self._prefix = prefix
-        # Answers come in order, so what may take long, or waits on purpose, has a connection of its own.
-        self._appends, self._asks, self._waits = (Pipe(url, timeout_s) for _ in range(3))
-
-    async def close(self) -> None:
-        for pipe in (self._appends, self._asks, self._waits):
-            await pipe.close()
-
-    async def ping(self) -> None:
-        await self._ask("PING")
+class RedisStore(RedisModels):
+    """EventLog, ModelRegistry and PolicyBoard. `url` is redis://, rediss:// or unix://; `timeout_s` bounds each call."""
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> list[str]:
         return [position.decode() for position in await self.send(entries)]
@@ -143,13 +123,13 @@ class RedisStore:
             if "no such key" in str(error):
                 return START
             raise
-        return _pairs(info)[b"last-generated-id"].decode()
+        return pairs(info)[b"last-generated-id"].decode()
 
     async def trim(self, stream: str, before: str) -> int:
         return await self._ask("XTRIM", self._key(stream), "MINID", "~", before)
 
     async def keys(self) -> list[Key]:
-        kept = _pairs(await self._ask("HGETALL", self._key("keys")))
+        kept = pairs(await self._ask("HGETALL", self._key("keys")))
         return [Key.model_validate_json(text) for text in kept.values()]
 
     async def put_key(self, key: Key) -> None:
@@ -160,29 +140,6 @@ class RedisStore:
         if not await self._ask("HDEL", self._key("keys"), id_):
             raise NotFound(f"no key {id_[:80]}")
         await self._wake("key")
-
-    async def register(self, record: ModelRecord) -> None:
-        known = await self._ask("HGET", self._key("models"), record.name)
-        kept = merged(ModelRecord.model_validate_json(known), record) if known else record
-        await self._ask("HSET", self._key("models"), record.name, kept.model_dump_json())
-        await self._wake("model")
-
-    async def models(self) -> dict[str, ModelRecord]:
-        records = _pairs(await self._ask("HGETALL", self._key("models")))
-        return {name.decode(): _record(text) for name, text in records.items()}
-
-    async def set_schedule(self, model: str, schedule: Schedule) -> None:
-        await self._amend(model, {"schedule": schedule})
-
-    async def set_loaded(self, model: str, loaded: bool) -> None:
-        await self._amend(model, {"loaded": loaded})
-        await self._wake("model")
-
-    async def _amend(self, model: str, changes: dict[str, Any]) -> None:
-        known = (await self.models()).get(model)
-        if known is None:
-            raise NotFound(f"no model '{model[:80]}'")
-        await self._ask("HSET", self._key("models"), model, known.model_copy(update=changes).model_dump_json())
 
     async def put_graph(self, model: str, graph: Graph) -> None:
         key = self._key(model, "graph", graph.digest)
@@ -232,7 +189,7 @@ class RedisStore:
             await self._ask("UNLINK", *(self._key(model, "weights", str(number)) for number in numbers))
 
     async def snapshot(self, model: str) -> Snapshot:
-        board = _pairs(await self._ask("HGETALL", self._key(model, "board")))
+        board = pairs(await self._ask("HGETALL", self._key(model, "board")))
         channels = {key.decode()[8:]: int(number) for key, number in board.items() if key.startswith(b"channel:")}
         return Snapshot(
             policy=_policy(board[b"policy"]) if b"policy" in board else Policy(),
@@ -256,7 +213,7 @@ class RedisStore:
         return epoch
 
     async def changes(self, after: str, block_s: float) -> str:
-        moved = await self.read(CONTROL, after, _CONTROL_LENGTH, block_s)
+        moved = await self.read(CONTROL, after, CONTROL_LENGTH, block_s)
         return moved[-1].position if moved else after
 
     async def report(self, report: Report, lease_s: float) -> None:
@@ -272,46 +229,10 @@ class RedisStore:
             await self._ask("SREM", self._key("reports"), *gone)
         return [Report.model_validate_json(text) for text in texts if text is not None]
 
-    async def _wake(self, what: str) -> None:
-        """Wake those who wait for `changes`."""
-        await self._ask("XADD", self._key(CONTROL), "MAXLEN", "~", _CONTROL_LENGTH, "*", "p", what)
-
-    async def _ask(self, *command: Any) -> Any:
-        [answer] = await self._asks.send([command])
-        return answer
-
-    async def _run(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run a script, which Redis knows by its digest after the first time."""
-        rest = (len(keys), *keys, *args)
-        try:
-            return await self._ask("EVALSHA", _digest(script), *rest)
-        except Unavailable as error:
-            if "NOSCRIPT" not in str(error):
-                raise
-        return await self._ask("EVAL", script, *rest)
-
-    def _key(self, *parts: str) -> str:
-        return ":".join((self._prefix, *parts))
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[bytes, Any]:
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-@lru_cache
-def _digest(script: str) -> str:
-    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-
 
 @lru_cache(maxsize=256)
 def _policy(text: bytes) -> Policy:
     return Policy.model_validate_json(text)
-
-
-@lru_cache(maxsize=256)
-def _record(text: bytes) -> ModelRecord:
-    """Records are read at every change of a board, and change themselves once in a blue moon."""
-    return ModelRecord.model_validate_json(text)
 
 
 def _version(text: bytes, number: int) -> Version:

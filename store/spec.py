@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from store.errors import SpecError
+from store.errors import ModelExists, SpecError
 from store.keys import Limits
 from store.schema import Schema, schema_of
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
 Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_SPEC_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class LabelPolicy(BaseModel):
@@ -84,6 +85,8 @@ class ModelRecord(BaseModel):
     """Where the torch network comes from, empty for the default one."""
     trainable: bool = True
     """Whether a trainer learns it; one that was imported has only the versions that are given to it."""
+    source: str = ""
+    """Where trainers import its declaration from, as package.module:attribute; empty where no trainer is to run."""
 
     @property
     def outputs(self) -> int:
@@ -123,6 +126,22 @@ class ModelRecord(BaseModel):
                 return {"value": scores[0]}
             case "ranking":
                 return {"score": scores[0]}
+
+
+class RemovedModel(BaseModel):
+    """A model that was removed at `at`, seconds since 1970, and whose data are kept; `purging`: they are being dropped."""
+
+    model_config = ConfigDict(frozen=True)
+
+    record: ModelRecord
+    at: float
+    purging: bool = False
+
+    def ready(self) -> ModelRecord:
+        """Return the record, to be added again; raises ModelExists while the data are being dropped."""
+        if self.purging:
+            raise ModelExists(self.record.name, purging=True)
+        return self.record
 
 
 def _is_float32(value: float) -> bool:
@@ -202,16 +221,23 @@ def load_spec(path: str) -> ModelSpec:
     """Import `package.module:attribute`.
 
     Raises:
-        SpecError: nothing is there, or it is no ModelSpec.
+        SpecError: nothing is there, it cannot be imported, or it is no ModelSpec.
     """
-    module_name, colon, attribute = path.partition(":")
-    if not colon:
-        raise SpecError(f"spec '{path}': write it as package.module:attribute, such as examples.flights:spec")
+    if not _SPEC_PATH.fullmatch(path):
+        raise SpecError(f"spec '{path[:200]}': write it as package.module:attribute, such as examples.flights:spec")
+    module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise SpecError(f"spec '{path}': cannot import {module_name}: {error}") from error
+    except Exception as error:  # whatever a user's module may raise
+        raise SpecError(f"spec '{path}': cannot import {module_name}: {type(error).__name__}: {error}") from error
     spec = getattr(module, attribute, None)
     if not isinstance(spec, ModelSpec):
         raise SpecError(f"spec '{path}': {module_name} has no ModelSpec named '{attribute}'")
     return spec
+
+
+def declared(path: str) -> ModelRecord:
+    """Return what is to be kept of the spec at a path, and that it is there; raises SpecError."""
+    return load_spec(path).record.model_copy(update={"source": path})

@@ -1,18 +1,18 @@
 """The trainer as a Ray actor: a thread of its own that keeps one model learning, whatever happens to the store."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import ray
 import uvloop
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from store.errors import StoreError
+from store.errors import SpecError, StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
 from store.spec import load_spec
@@ -24,27 +24,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LEASE_S = 5.0
+STARTING = "starting"
+"""The problem of a trainer that has not come to its first step yet."""
+
 NICENESS = 10
 """Learning gives way to serving."""
 
 
 class TrainerActor:
-    """Trains the model of `spec_path` for as long as it lives. Create it through `start_trainer`."""
+    """Trains a model, declared at `source` (package.module:attribute), for as long as it lives."""
 
-    def __init__(self, spec_path: str, redis_url: str, prefix: str, seed: int | None, telemetry: Telemetry = QUIET) -> None:
-        self._spec_path, self._seed = spec_path, seed
-        telemetry.start("trainer", spec_path)
+    def __init__(
+        self, model: str, source: str, redis_url: str, prefix: str, seed: int | None, telemetry: Telemetry = QUIET
+    ) -> None:
+        self._model, self._source, self._seed = model, source, seed
+        telemetry.start("trainer", model)
         self._url, self._prefix = redis_url, prefix
-        self._problem = "starting"
+        self._problem = STARTING
+        self._trainer: Trainer | None = None
         os.nice(NICENESS)
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="trainer").start()
 
-    def problem(self) -> str:
-        """What keeps the trainer from learning, empty when nothing does."""
-        return self._problem
-
     async def _run(self) -> None:
         """Start over from the store after anything that fails: it holds all that counts."""
+        store = RedisStore(self._url, self._prefix)
+        self._reporting = asyncio.create_task(self._report_for_ever(store))
         pause_s = 0.2
         while True:
             try:
@@ -52,7 +56,7 @@ class TrainerActor:
             except (StoreError, TrainerError) as error:
                 self._problem = str(error)
             except Exception as error:
-                log.exception("the trainer of %s failed and is started again", self._spec_path)
+                log.exception("the trainer of %s failed and is started again", self._model)
                 self._problem = f"{type(error).__name__}: {error}"
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
@@ -60,12 +64,14 @@ class TrainerActor:
     async def _train(self) -> None:
         from trainer.loop import Trainer  # noqa: PLC0415 - torch, which whoever starts this actor can do without
 
-        spec = load_spec(self._spec_path)
+        spec = load_spec(self._source)
+        if spec.name != self._model:
+            raise SpecError(f"spec '{self._source}' declares model '{spec.name}', not '{self._model}'")
         if self._seed is not None:
             spec = replace(spec, learning=spec.learning.model_copy(update={"seed": self._seed}))
         store = RedisStore(self._url, self._prefix)
-        trainer = Trainer(spec, store)  # pyright: ignore[reportArgumentType]
-        reporting = asyncio.create_task(self._report_for_ever(spec.name, trainer, store))
+        # Who removes a model takes it off the record, and a trainer that has not heard of it must not put it back.
+        trainer = self._trainer = Trainer(spec, store, register=False)  # pyright: ignore[reportArgumentType]
         try:
             await trainer.start()
             self._problem = ""
@@ -76,36 +82,43 @@ class TrainerActor:
                     refreshed_at = monotonic()
                     await trainer.refresh()
         finally:
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
+            self._trainer = None
             await store.close()
 
-    async def _report_for_ever(self, model: str, trainer: "Trainer", store: RedisStore) -> None:
+    async def _report_for_ever(self, store: RedisStore) -> None:
         registry = CollectorRegistry()
         busy = Counter("tidemill_trainer_busy_seconds", "Time by stage", ["model", "stage"], registry=registry)
         version = Gauge("tidemill_trainer_version", "Newest version", ["model"], registry=registry)
-        seen = dict.fromkeys(trainer.busy_s, 0.0)
+        seen = _Seen()
         while True:
-            for stage, seconds in trainer.busy_s.items():
-                busy.labels(model, stage).inc(seconds - seen[stage])
-                seen[stage] = seconds
-            version.labels(model).set(float(str(trainer.progress["version"])))
+            trainer, progress = self._trainer, dict[str, object]()
+            if trainer is not None:
+                progress = trainer.progress
+                for stage, seconds in trainer.busy_s.items():
+                    busy.labels(self._model, stage).inc(seen.more(stage, seconds))
+                version.labels(self._model).set(float(str(progress["version"])))
             report = Report(
-                name=f"trainer:{model}",
+                name=f"trainer:{self._model}",
                 role="trainer",
                 pid=os.getpid(),
                 ready=not self._problem,
                 away={"trainer": self._problem} if self._problem else {},
-                counters=dict(trainer.progress),
+                counters=progress,
                 metrics=generate_latest(registry).decode(),
             )
-            await store.report(report, LEASE_S)
+            with contextlib.suppress(StoreError):  # which is what the trainer's problem says, too
+                await store.report(report, LEASE_S)
             await asyncio.sleep(LEASE_S / 5)
 
 
-def start_trainer(spec_path: str, redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET) -> Any:
-    """Start the trainer of a model. Ray restarts it when it dies; a call is never retried, it could learn twice."""
-    actor = ray.remote(TrainerActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-        name=f"trainer:{spec_path}", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
-    )
-    return actor.remote(spec_path, redis_url, prefix, seed, telemetry)
+class _Seen:
+    """How far rising numbers have been counted; one that falls has begun anew."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def more(self, name: str, number: float) -> float:
+        """Return what has come since the last time."""
+        before = self._seen.get(name, 0.0)
+        self._seen[name] = number
+        return number - before if number >= before else number

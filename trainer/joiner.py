@@ -10,7 +10,9 @@ import ray
 import uvloop
 
 from store.errors import StoreError
+from store.names import CONTROL
 from store.policy import Report
+from store.protocols import START
 from store.redis_store import RedisStore
 from store.telemetry import QUIET, Telemetry
 from trainer.errors import TrainerError
@@ -30,19 +32,22 @@ class Joiner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.problems: dict[str, str] = {}
         """What keeps a model's labels from being joined."""
+        self.seen = START
+        """The last change of the models that is known here."""
 
     async def refresh(self) -> None:
+        seen = await self._store.last(CONTROL)
         records = {name: record for name, record in (await self._store.models()).items() if not record.trainable}
-        for name in self._tasks.keys() - records.keys():
-            self._tasks.pop(name).cancel()
+        gone = self._tasks.keys() - records.keys()
+        await _ended([self._tasks.pop(name) for name in gone])
+        for name in gone:
             self.problems.pop(name, None)
         for name in records.keys() - self._tasks.keys():
             self._tasks[name] = asyncio.create_task(self._join_for_ever(name))
+        self.seen = seen
 
     async def close(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await _ended(list(self._tasks.values()))
 
     async def _join_for_ever(self, model: str) -> None:
         """Start over from the store after anything that fails: it holds all that counts."""
@@ -79,11 +84,18 @@ class JoinActor:
             try:
                 await joiner.refresh()
                 away = {f"joining labels of {name}": why for name, why in joiner.problems.items()}
-                report = Report(name="joiner", role="joiner", pid=os.getpid(), ready=not away, away=away)
+                report = Report(name="joiner", role="joiner", pid=os.getpid(), ready=not away, away=away, seen=joiner.seen)
                 await store.report(report, LEASE_S)
             except StoreError:
                 pass  # it is away, as everybody else's reports say; this one is back with it
             await asyncio.sleep(_LIST_EVERY_S)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks; return when they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def start_joiner(redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> Any:

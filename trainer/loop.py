@@ -17,6 +17,8 @@ import torch
 
 from store import tracing
 from store.artefact import digest_of
+from store.errors import NotFound
+from store.memory import merged
 from store.names import learner_consumer, log_stream, outcome_stream
 from store.policy import MAIN
 from store.protocols import START, Advance, Commit, Store, Version
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests)."""
+    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests); without
+    `register` the model must be on record."""
 
     def __init__(
         self,
@@ -40,8 +43,10 @@ class Trainer:
         *,
         retention_s: float = 7 * 86_400.0,
         reached: Callable[[str], None] | None = None,
+        register: bool = True,
     ) -> None:
         self._spec = spec
+        self._register = register
         self._model = spec.name
         self._store = store
         self._reached = reached or _nobody
@@ -60,9 +65,13 @@ class Trainer:
 
         Raises:
             SpecError: the model is on record with another declaration.
+            NotFound: it is not on record, and this trainer does not put it there.
             CheckpointError: the store's log is older than the checkpoint.
         """
-        await self._store.register(self._spec.record)
+        if self._register:
+            await self._store.register(self._spec.record)
+        else:
+            await self._check_declared()
         self.learner = Learner(self._spec)
         await self.refresh()
         await self._joining.start()
@@ -89,6 +98,12 @@ class Trainer:
     async def refresh(self) -> None:
         """Look up what operators may have changed."""
         self._schedule = (await self._store.models())[self._model].schedule
+
+    async def _check_declared(self) -> None:
+        known = (await self._store.models()).get(self._model)
+        if known is None:
+            raise NotFound(f"no model '{self._model}': it was removed")
+        merged(known, self._spec.record)
 
     @property
     def progress(self) -> dict[str, object]:

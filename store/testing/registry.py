@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from store.errors import Fenced, NotFound, SpecError
-from store.protocols import START, Commit, Graph, ModelRegistry, Version
+from store.errors import Fenced, ModelExists, NotFound, SpecError
+from store.protocols import START, Commit, Graph, ModelRegistry, Version, position_key
 from store.spec import Schedule
 from store.testing.things import OtherFeatures, model_record, step, version
 
@@ -120,3 +120,62 @@ class ModelRegistryContract:
                 await store.version("m", number)
             with pytest.raises(NotFound):
                 await store.weights("m", number)
+
+    async def test_a_model_is_added_once(self, store: ModelRegistry) -> None:
+        await store.add(model_record(source="here:spec"))
+        with pytest.raises(ModelExists, match="'m' already"):
+            await store.add(model_record())
+        assert await store.models() == {"m": model_record(source="here:spec")}
+        await store.register(model_record())  # whoever does not know where it is declared leaves that as it is
+        assert (await store.models())["m"].source == "here:spec"
+
+    async def test_a_removed_model_is_kept_and_goes_on_where_it_was(self, store: ModelRegistry) -> None:
+        await store.add(model_record())
+        chosen = Schedule(outcomes=7, seconds=None)
+        await store.set_schedule("m", chosen)
+        made = await store.commit("m", Commit(step(START, "1-0", b"state", b"blob"), version("1-0"), b"w"))
+        await store.remove("m")
+        assert await store.models() == {}
+        assert list(await store.removed()) == ["m"]
+        for gone in (store.remove("m"), store.set_schedule("m", Schedule()), store.set_loaded("m", True)):
+            with pytest.raises(NotFound):
+                await gone
+        with pytest.raises(SpecError, match="purge"):
+            await store.add(model_record("m", OtherFeatures))
+        await store.add(model_record())
+        assert (await store.models())["m"].schedule == chosen
+        assert await store.removed() == {}
+        assert await store.versions("m") == [made]
+        assert await store.weights("m", 1) == b"w"
+
+    async def test_of_a_purged_model_nothing_is_left(self, store: ModelRegistry) -> None:
+        for name in ("m", "m2"):
+            await store.add(model_record(name))
+            await store.put_graph(name, Graph("abc", b"onnx", b"golden"))
+        await store.commit("m", Commit(step(START, "1-0", b"state", b"blob"), version("1-0"), b"w"))
+        with pytest.raises(NotFound):
+            await store.purge("m")
+        await store.remove("m")
+        await store.purge("m")
+        with pytest.raises(NotFound):
+            await store.purge("m")
+        assert await store.removed() == {}
+        assert await store.versions("m") == []
+        for gone in (store.graph("m", "abc"), store.weights("m", 1)):
+            with pytest.raises(NotFound):
+                await gone
+        assert (await store.graph("m2", "abc")).onnx == b"onnx"
+        await store.add(model_record("m", OtherFeatures))
+        again = await store.commit("m", Commit(step(START, "1-0"), version("1-0"), b"w"))
+        assert again is not None
+        assert again.number == 1
+
+    async def test_removing_and_adding_is_known_to_those_who_look_later(self, store: ModelRegistry) -> None:
+        await store.add(model_record())
+        first = await store.remove("m")
+        await store.add(model_record())
+        assert position_key(await store.remove("m")) > position_key(first)
+
+    async def test_of_two_who_add_a_model_one_does(self, store: ModelRegistry) -> None:
+        done = await asyncio.gather(*(store.add(model_record()) for _ in range(2)), return_exceptions=True)
+        assert [type(one) for one in done if one is not None] == [ModelExists]

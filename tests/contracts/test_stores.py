@@ -11,12 +11,13 @@ import store.redis_store
 from store.errors import Unavailable
 from store.keys import issue
 from store.memory import MemoryStore
+from store.names import consumers_of, streams_of
 from store.policy import Policy, Report
 from store.protocols import START, Advance, Commit, Graph, Store
 from store.redis_store import RedisStore
 from store.spec import Schedule
 from store.testing import STORES, EventLogContract, KeyRingContract, ModelRegistryContract, PolicyBoardContract, StoreContract
-from store.testing.things import model_record
+from store.testing.things import model_record, version
 
 
 class TestMemoryStore(StoreContract):
@@ -68,10 +69,43 @@ async def test_a_redis_that_is_away_is_unavailable_to_every_call(prefix: str) ->
         store.weights("m", 1), store.forget_weights("m", [1]), store.snapshot("m"), store.set_policy("m", Policy(), 0),
         store.changes(START, 0.01), store.report(Report(name="r", pid=1, ready=True), 1.0), store.reports(),
         store.keys(), store.put_key(issue("k")[0]), store.drop_key("k"), store.set_loaded("m", False),
+        store.add(record), store.remove("m"), store.removed(), store.purge("m"),
     ]  # fmt: skip
     for call in calls:
         with pytest.raises(Unavailable):
             await call
+    await store.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("odd", ["consumer", "report", "a"])
+async def test_purging_leaves_no_key_of_the_model_and_all_others(redis_url: str, prefix: str, odd: str) -> None:
+    """Names that keys of other things begin with are names of models, too."""
+    store = RedisStore(redis_url, f"{prefix}[*?]")
+
+    async def keys() -> set[bytes]:
+        scanned = await store._ask("KEYS", f"{prefix}*")  # pyright: ignore[reportPrivateUsage]
+        return {key for key in scanned if not key.endswith((b":control", b":models", b":removed", b":audit"))}
+
+    async def fill(model: str) -> None:
+        await store.add(model_record(model))
+        await store.append([(stream, b"1") for stream in streams_of(model)])
+        await store.put_graph(model, Graph("abc", b"onnx", b"golden"))
+        exact, [learners] = consumers_of(model)
+        for name in (*exact, f"{learners}other"):
+            await store.advance(Advance(name, START, "1-0", b"state"), [])
+        advance = Advance(f"{learners}main", START, "1-0", b"state", b"blob")
+        await store.commit(model, Commit(advance, version("1-0").model_copy(update={"model": model}), b"w"))
+        await store.set_policy(model, Policy(), 0)
+
+    await fill("b")
+    await store.report(Report(name="r", pid=1, ready=True), 60.0)
+    before = await keys()
+    await fill(odd)
+    assert len(await keys()) > len(before)
+    await store.remove(odd)
+    await store.purge(odd)
+    assert await keys() == before
     await store.close()
 
 

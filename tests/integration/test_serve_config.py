@@ -192,8 +192,18 @@ def test_it_answers_and_learns(cluster: RayCluster) -> None:
         before = client.versions("click", 1)[0]["number"]
         assert _learned(client) == before + 1
     until(lambda: cluster.status()["status"] == "RUNNING", "Serve calls the application running")
-    assert set(cluster.status()["deployments"]) == {"ingress", "controller", "joiner", "trainer-click"}
+    assert set(cluster.status()["deployments"]) == {"ingress", "controller", "joiner", "supervisor"}
     assert cluster.replicas() == VALUES.replicas.min
+
+
+def test_a_model_is_added_beside_those_of_the_config_and_removed_again(cluster: RayCluster) -> None:
+    (cluster.folder / "sales.py").write_text(SPEC.replace("click", "sale"))
+    with cluster.client() as client:
+        client.add_model("sales:spec")
+        until(lambda: client.predict("sale", [{"features": {"x": 1.0}}]), "it answers")
+        assert {report["name"] for report in client.status()["trainers"]} == {"trainer:click", "trainer:sale"}
+        assert client.remove_model("sale", purge=True) == {"model": "sale", "purged": True}
+        until(lambda: [report["name"] for report in client.status()["trainers"]] == ["trainer:click"], "its trainer has ended")
 
 
 def test_only_operators_get_to_the_operators_routes(cluster: RayCluster) -> None:
