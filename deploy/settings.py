@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serving.admission import MOST_AT_WORK
+
 
 class Settings(BaseSettings):
     """`home` holds everything that lasts: Redis's data, the operators' token, logs."""
@@ -26,6 +28,8 @@ class Settings(BaseSettings):
     prefix: str = "tidemill"
     max_import_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """The largest model from elsewhere that is taken."""
+    max_at_work: int = Field(default=MOST_AT_WORK, ge=1)
+    """Requests that each replica works on at a time; more are answered 503."""
     when_redis_is_away: Literal["durable", "available"] = "durable"
     haproxy: bool | None = None
     """None: where it is to be had."""

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import express
 from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
+from serving.admission import Admission
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import Overloaded
 from serving.experiments import Experiments
@@ -34,20 +35,19 @@ from store.errors import Unavailable
 class Edge:
     """One replica's ASGI application: predictions go straight to their handler, everything else through Starlette.
 
-    Starlette's middleware and routing were measured at a third of the time of a small prediction. At most
-    `max_ongoing` predictions are at work at a time; more are refused at once, so that those at work are answered.
+    Starlette's middleware and routing were measured at a third of the time of a small prediction. A
+    prediction that finds no place is refused at once, so that those at work are answered.
     """
 
-    def __init__(self, app: Starlette, handlers: dict[str, Handler], max_ongoing: int) -> None:
+    def __init__(self, app: Starlette, handlers: dict[str, Handler], admission: Admission) -> None:
         self.app = app
         self._handlers = handlers
-        self._max_ongoing = max_ongoing
-        self._ongoing = 0
+        self._admission = admission
 
     @property
     def ongoing(self) -> int:
         """Predictions at work now."""
-        return self._ongoing
+        return self._admission.ongoing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if express.is_prediction(scope):
@@ -56,20 +56,21 @@ class Edge:
             if route == "infer" and "/versions/" in path:
                 model, _, number = path.partition("/versions/")
                 scope["path_params"] = {"model": model, "version": number}
-            await (await self._answered(Request(scope, receive), self._handlers[route]))(scope, receive, send)
+            await (await self._answered(scope, receive, self._handlers[route]))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _answered(self, request: Request, handler: Handler) -> ASGIApp:
-        if self._ongoing >= self._max_ongoing:
-            return refusal(Overloaded(f"{self._ongoing} predictions are at work already; send fewer at a time"))
-        self._ongoing += 1
+    async def _answered(self, scope: Scope, receive: Receive, handler: Handler) -> ASGIApp:
         try:
-            return await handler(request)
+            place = self._admission.enter(receive)
+        except Overloaded as error:
+            return refusal(error)
+        try:
+            return await handler(Request(scope, place.receive))
         except ClientDisconnect:
             return _nobody
         finally:
-            self._ongoing -= 1
+            place.leave()
 
 
 async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,7 +172,7 @@ def build(settings: ServingSettings) -> Edge:
         "rank": _answered(replica, _admitted(replica, data.rank), "/models/{model}/rank"),
         "infer": _answered(replica, _admitted(replica, inference.infer), f"{v2}/infer"),
     }
-    edge = Edge(starlette, hot, settings.max_ongoing)
+    edge = Edge(starlette, hot, Admission(settings.max_at_work, settings.max_ongoing))
     return edge
 
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.admission import MOST_AT_WORK
+
 
 class ServingSettings(BaseModel):
     """Limits are per request or per replica. `token` guards the operator routes."""
@@ -26,8 +28,10 @@ class ServingSettings(BaseModel):
     max_import_bytes: int = 256 * 1024 * 1024
     """Of a model from elsewhere."""
     max_instances: int = 10_000
-    max_ongoing: int = 1000
+    max_at_work: int = MOST_AT_WORK
     """Predictions at work at a time."""
+    max_ongoing: int = 1000
+    """The same, with those whose bodies have not come yet."""
     trial_timeout_s: float = 1.0
     """How long an arm on trial may take before the default one answers instead."""
     shadow_queue: int = 1000

@@ -7,7 +7,7 @@ import psutil
 
 from tests.bench import compress, interleaving, quality, routing, serving, statistics, travellers
 
-ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "memory")
+ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
 PARTS = (*ON_PLATFORM, "planning", "compress", "statistics", "interleaving", "travellers", "quality")
 
 

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from serving import express
+from serving.admission import Admission
 from serving.app import Edge
 from serving.testing import refused
 
@@ -21,8 +22,8 @@ async def _serve(request: Request) -> Response:
     return PlainTextResponse(f"by Serve: {request.url.path}")
 
 
-def _client(predict: Any, max_ongoing: int = 10) -> tuple[httpx.AsyncClient, Edge]:
-    edge = Edge(Starlette(), dict.fromkeys(("predict", "rank", "infer"), predict), max_ongoing)
+def _client(predict: Any, most_at_work: int = 10) -> tuple[httpx.AsyncClient, Edge]:
+    edge = Edge(Starlette(), dict.fromkeys(("predict", "rank", "infer"), predict), Admission(most_at_work, 10))
     rest = Starlette(routes=[Route("/{path:path}", _serve, methods=["GET", "POST"])])
     transport = httpx.ASGITransport(express.Express(rest))
     return httpx.AsyncClient(transport=transport, base_url="http://platform"), edge
@@ -56,7 +57,7 @@ async def test_more_predictions_than_a_replica_takes_are_refused_and_the_others_
         await go.wait()
         return PlainTextResponse("answered")
 
-    client, edge = _client(predict, max_ongoing=2)
+    client, edge = _client(predict, most_at_work=2)
     express.enter(edge)
     try:
         async with client:
@@ -77,7 +78,7 @@ async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
     async def predict(_: Request) -> Response:
         raise ClientDisconnect
 
-    edge = Edge(Starlette(), {"predict": predict}, max_ongoing=1)
+    edge = Edge(Starlette(), {"predict": predict}, Admission(1, 1))
     scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
     for _ in range(3):
         await edge(scope, _never, _never)
@@ -85,3 +86,39 @@ async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
 
 async def _never(*_: Any) -> Any:
     raise AssertionError("nobody is there")
+
+
+async def test_a_body_that_does_not_come_takes_nobodys_place_but_dawdlers_are_bounded_too() -> None:
+    coming, asked = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def predict(request: Request) -> Response:
+        return PlainTextResponse(f"{len(await request.body())} bytes")
+
+    async def dawdle() -> Any:
+        asked.release()
+        await coming.wait()
+        return {"type": "http.request", "body": b"late", "more_body": False}
+
+    async def prompt() -> Any:
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    answers: list[Any] = []
+
+    async def send(message: Any) -> None:
+        answers.append(message.get("status", message.get("body")))
+
+    edge = Edge(Starlette(), {"predict": predict}, Admission(1, 3))
+    scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
+    slow = [asyncio.create_task(edge(dict(scope), dawdle, send)) for _ in range(2)]
+    for _ in slow:
+        await asked.acquire()
+    await edge(dict(scope), prompt, send)
+    assert answers == [200, b"1 bytes"]
+    third = asyncio.create_task(edge(dict(scope), dawdle, send))
+    await asked.acquire()
+    await edge(dict(scope), prompt, send)
+    assert answers[2] == 503
+    coming.set()
+    await asyncio.gather(*slow, third)
+    assert answers[4:] == [200, b"4 bytes"] * 3
+    assert edge.ongoing == 0
