@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import NoReturn
 
 LOOPBACK = "127.0.0.1"
+BURST = 4
 _PUBLIC_SECTIONS = ("http_frontend", "grpc_frontend")
 _REFUSED = '\'{"error":"as many requests are at work as can be answered in time; send fewer at a time, or wait a second"}\''
 
@@ -47,12 +48,18 @@ def _refusal(most: int) -> list[str]:
     """Refuse what is over the bound, here, where it costs next to nothing; operators always come through.
 
     A flood of refusals by the replica would leave it no time for answers. A small body is waited for first: clients that
-    dawdle take no places.
+    dawdle take no places. Requests that gather in a moment's pause are let in, up to BURST times the bound; those that stay
+    too many, as the count of the last second shows, are not.
     """
+    over = f"METH_POST !{{ path_beg /admin/ }} {{ be_conn gt {most} }}"
+    answer = f"status 503 content-type application/json hdr retry-after 1 string {_REFUSED}"
     return [
+        "    stick-table type integer size 1 expire 10s store gpc0,gpc0_rate(1s)",
         "    http-request wait-for-body time 30s if METH_POST",
-        f"    http-request return status 503 content-type application/json hdr retry-after 1 string {_REFUSED} "
-        f"if METH_POST !{{ path_beg /admin/ }} {{ be_conn gt {most} }}",
+        "    http-request track-sc0 int(1)",
+        f"    http-request sc-inc-gpc0(0) if {over}",
+        f"    http-request return {answer} if {over} {{ sc0_gpc0_rate gt {(BURST - 1) * most} }}",
+        f"    http-request return {answer} if {over} {{ be_conn gt {BURST * most} }}",
     ]
 
 

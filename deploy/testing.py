@@ -134,8 +134,8 @@ def open_inference(published: Path, models: Sequence[str], example: dict[str, An
     """Return the published description of the Open Inference Protocol, for a platform that serves these models.
 
     Args:
-        published: the description as MLServer has it. What it adds to the protocol (generation, streams) is left out, and its type
-            `bytes`, which no schema knows.
+        published: the description as MLServer has it. What it adds to the protocol (generation, streams) is left out, and its
+            type `bytes`, which no schema knows.
         example: an inference request that the first of the models answers.
     """
     document: dict[str, Any] = json.loads(published.read_text())

@@ -151,7 +151,7 @@ class _Generator:
     async def settle(self) -> None:
         """Wait for the last answers; those that do not come are noted as such."""
         until = perf_counter() + _PATIENCE_S
-        while (self._waiting or any(one.request for one in self._connections)) and perf_counter() < until:
+        while (self._waiting or any(one.request for one in self._connections)) and perf_counter() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         for request in [*self._waiting, *(one.request for one in self._connections if one.request)]:
             self.note(*request, 0, False)

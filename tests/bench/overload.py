@@ -1,5 +1,6 @@
 """Three times as many requests as can be answered: what is answered, how late, what becomes of the others, and afterwards."""
 
+import math
 from collections import Counter
 from threading import Event, Thread
 from time import perf_counter, sleep
@@ -20,12 +21,14 @@ CONNECTIONS = 32
 PROCESSES = 2
 TIMES = 3.0
 GOODPUT, ADMITTED, RECOVERY_S = 0.8, 4.0, 5.0
-WINDOW_S = 0.5
+WINDOW_S, STEADY = 1.0, 2
+"""Latencies are back at the first of so many windows in a row."""
+
 console = Console(width=120)
 
 
 def overload(running: Running, client: Client, seconds: float = 30.0) -> None:
-    """Capacity at 32 connections; half of it; three times it; half of it again, from the moment on at which the overload ends."""
+    """Capacity at 32 connections; half of it; three times it; half of it again, from the moment at which the overload ends."""
     url = f"{running.url}/models/{MODEL}/predict"
     [replica] = [psutil.Process(report["pid"]) for report in client.status()["replicas"]]
     open_loop.run(url, BODY, 3.0, connections=CONNECTIONS)
@@ -71,22 +74,23 @@ def _refused(load: Answers) -> None:
     polite = np.isin(refused.status, (429, 503)) & (refused.retry == 1)
     what = ", ".join(f"{status or 'nothing'}: {count:,}" for status, count in sorted(counts.items())) or "none"
     console.print(
-        f"Refused: {what}; {polite.mean() if len(polite) else 1:.1%} with 429 or 503 and Retry-After, "
+        f"Refused: {what}; {polite.mean() if len(polite) else 1.0:.1%} with 429 or 503 and Retry-After, "
         f"p50 {refused.quantile_ms(0.5):.1f} ms, p99 {refused.quantile_ms(0.99):.1f} ms"
     )
 
 
 def _recovered(before: Answers, after: Answers) -> float:
-    """Seconds from the overload's end until the median and the 90th percentile are, and stay, within 1.5 times of before."""
+    """Seconds from the overload's end until the median and 90th percentile are within 1.5 times of before, and none fails."""
     bounds = [1.5 * before.quantile_ms(q) for q in (0.5, 0.9)]
     window = (after.due_s / WINDOW_S).astype(int)
-    late = 0.0
+    steady = 0
     for number in range(int(window.max()) + 1):
         part = after.only(window == number)
         slow = any(part.quantile_ms(q) > bound for q, bound in zip((0.5, 0.9), bounds, strict=True))
-        if slow or np.any(part.status != 200):
-            late = (number + 1) * WINDOW_S
-    return late
+        steady = 0 if slow or np.any(part.status != 200) else steady + 1
+        if steady == STEADY:
+            return (number + 1 - STEADY) * WINDOW_S
+    return math.inf
 
 
 class _Memory:

@@ -239,6 +239,7 @@ listen stats
     assert "stats socket /run/a.sock mode 600 level admin expose-fd listeners" in lines
     assert not any("514" in line for line in lines)
     assert "server s 10.0.0.1:30000 check" in lines
-    [bound] = [line for line in lines if "be_conn" in line]
-    assert bound.endswith("if METH_POST !{ path_beg /admin/ } { be_conn gt 128 }")
-    assert lines[lines.index(bound) - 2] == "backend b"
+    bounds = [line for line in lines if "be_conn" in line]
+    assert all("if METH_POST !{ path_beg /admin/ } { be_conn gt 128 }" in line for line in bounds)
+    assert bounds[-1].endswith("{ be_conn gt 512 }")
+    assert lines[lines.index(bounds[0]) - 4] == "backend b"

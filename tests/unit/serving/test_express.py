@@ -11,8 +11,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from serving import express
-from serving.admission import Admission
+from serving.admission import BURST, Admission
 from serving.app import Edge
+from serving.errors import Overloaded
 from serving.testing import refused
 
 pytestmark = pytest.mark.anyio
@@ -61,14 +62,14 @@ async def test_more_predictions_than_a_replica_takes_are_refused_and_the_others_
     express.enter(edge)
     try:
         async with client:
-            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2)]
+            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2 * BURST)]
             for _ in working:
                 await begun.acquire()
             third = await client.post("/models/m/predict")
-            refused(third, 503, "2 predictions are at work already")
+            refused(third, 503, "8 predictions are at work already")
             assert third.headers["retry-after"] == "1"
             go.set()
-            assert [(await one).text for one in working] == ["answered", "answered"]
+            assert [(await one).text for one in working] == ["answered"] * 2 * BURST
             assert (await client.post("/models/m/predict")).text == "answered"
     finally:
         express.leave()
@@ -122,3 +123,22 @@ async def test_a_body_that_does_not_come_takes_nobodys_place_but_dawdlers_are_bo
     await asyncio.gather(*slow, third)
     assert answers[4:] == [200, b"4 bytes"] * 3
     assert edge.ongoing == 0
+
+
+def test_a_burst_is_let_in_and_a_queue_that_stays_is_not() -> None:
+    now = 0.0
+    admission = Admission(10, 1000, clock=lambda: now)
+    places = [admission.enter(_never) for _ in range(10 * BURST)]
+    with pytest.raises(Overloaded):
+        admission.enter(_never)
+    for _ in range(25):
+        places.pop().leave()
+    for _ in range(5):  # 15 are still at work: these were the burst
+        with pytest.raises(Overloaded):
+            admission.enter(_never)
+    now = 1.0
+    places += [admission.enter(_never) for _ in range(25)]
+    while places:
+        places.pop().leave()
+    assert (admission.at_work, admission.ongoing) == (0, 0)
+    places = [admission.enter(_never) for _ in range(10)]
