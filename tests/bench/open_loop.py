@@ -11,7 +11,8 @@ import subprocess
 import sys
 from array import array
 from collections import deque
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
@@ -51,13 +52,12 @@ class Answers:
     busy: np.ndarray
 
     @classmethod
-    def together(cls, parts: "list[Answers]") -> Self:
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+    def together(cls, parts: "Sequence[Mapping[str, np.ndarray]]") -> Self:
+        return cls(**{field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(cls)})
 
     def only(self, rows: np.ndarray) -> "Answers":
         """Those of the requests [requests] that are marked."""
-        names = [field.name for field in fields(self)][:-1]
-        return Answers(*(getattr(self, name)[rows] for name in names), self.busy)
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)[:-1]})
 
     @property
     def good(self) -> "Answers":
@@ -91,8 +91,7 @@ class Running:
         with self._folder:
             if any([process.wait() for process in self._processes]):
                 raise RuntimeError("a process of the load generator failed")
-            parts = [np.load(seen) for seen in self._seen]
-            return Answers.together([Answers(*(part[field.name] for field in fields(Answers))) for part in parts])
+            return Answers.together([np.load(seen) for seen in self._seen])
 
 
 def start(url: str, body: bytes, seconds: float, *, rate: float = 0.0, connections: int = 0, processes: int = 1,
@@ -266,7 +265,7 @@ def main() -> None:
 
     generator, busy = uvloop.run(generate())
     seen = {name: np.frombuffer(column) for name, column in generator.seen.items()}
-    np.savez(given.seen, busy=np.array([busy]), **seen)
+    np.savez(given.seen, allow_pickle=False, busy=np.array([busy]), **seen)
 
 
 if __name__ == "__main__":

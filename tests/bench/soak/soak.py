@@ -1,13 +1,15 @@
 """A soak: one platform, two models, everything at once."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic, sleep
 
 import numpy as np
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +18,7 @@ from tests.bench.soak.traffic import Traffic
 from tests.bench.soak.vitals import Probe, Vitals
 from tests.bench.verdict import Verdict, say
 
-SAMPLE_S, REST_S, COMPRESS_S = 10.0, 15.0, 120.0
+SAMPLE_S, REST_S, COMPRESS_S, GRACE_S = 10.0, 15.0, 120.0, 10.0
 MOST_GROWTH = 0.05
 PUBLISHED = Path(__file__).parents[2] / "integration/descriptions/open_inference.json"
 SPECS = """
@@ -51,7 +53,8 @@ def soak(minutes: float = 20.0) -> None:
             run.go()
             probe.close()
             platform.command("down")
-        left = [f"{process.pid} {process.name()}" for process in alive(probe.processes)]
+        _, late = psutil.wait_procs(probe.processes, timeout=GRACE_S)
+        left = [f"left: {process.pid} {' '.join(process.cmdline())}" for process in alive(late)]
     run.report(left)
 
 
@@ -62,6 +65,7 @@ class _Run:
         self._samples: list[tuple[float, Vitals]] = []
         self._rests: list[Vitals] = []
         self._disagreements: list[str] = []
+        self._ended = Event()
 
     @property
     def _warm(self) -> float:
@@ -70,27 +74,26 @@ class _Run:
 
     def go(self) -> None:
         self._traffic.start()
-        describing = Thread(target=self._describe)
-        describing.start()
         began = monotonic()
         self._load(began, self._warm)
         self._rest()
+        beside = [Thread(target=work) for work in (self._describe, self._compress)]
+        for thread in beside:
+            thread.start()
         self._load(began, self._minutes)
-        describing.join()
+        self._ended.set()
+        for thread in beside:
+            thread.join()
         self._rest()
         self._traffic.stop()
 
     def _load(self, began: float, until_minutes: float) -> None:
         said = int((monotonic() - began) / 60)
-        compress_at = monotonic()
         while (passed := (monotonic() - began) / 60) < until_minutes:
             self._samples.append((passed, self._probe.sample()))
             if int(passed) > said:
                 said = int(passed)
                 self._tell(said)
-            if monotonic() >= compress_at:
-                compress_at = monotonic() + COMPRESS_S
-                self._platform.command("compress", "vector", "--method", "dynamic_int8")
             sleep(SAMPLE_S)
 
     def _tell(self, minute: int) -> None:
@@ -110,6 +113,10 @@ class _Run:
         sleep(REST_S)
         self._rests.append(self._probe.sample())
         self._traffic.resume()
+
+    def _compress(self) -> None:
+        while not self._ended.wait(min(COMPRESS_S, self._minutes * 10)):
+            self._platform.command("compress", "vector", "--method", "dynamic_int8")
 
     def _describe(self) -> None:
         """Schemathesis beside it, for half of the time: of our own description, and of the published one."""
@@ -155,11 +162,11 @@ class _Run:
 
     def _mean(self, name: str, since: float, until: float) -> float:
         values = [sample.get(name, 0.0) for at, sample in self._samples if since <= at < until]
-        return float(np.mean(values)) if values else 0.0
+        return float(np.mean(values)) if values else math.nan
 
     def _growth(self, name: str) -> float:
         before = self._mean(name, self._warm, 2 * self._warm)
-        return self._mean(name, self._minutes - self._warm, self._minutes + 1) / before - 1 if before else 0.0
+        return self._mean(name, self._minutes - self._warm, self._minutes + 1) / before - 1 if before else math.nan
 
     def _leaks(self) -> list[str]:
         first, last = self._rests

@@ -19,6 +19,8 @@ from deploy.testing import TestPlatform
 MODELS = ("vector", "shop")
 COUNTRIES = ("VN", "DE", "größe", "")
 _LATE_S = 20.0
+_KNOWN_S = 10.0
+"""A new key is known everywhere within two seconds; on a busy machine it may take longer."""
 
 
 class Traffic:
@@ -144,10 +146,10 @@ class Traffic:
         made = client.create_key({"name": "soak", "role": "predict", "limits": {"requests_s": 1000}})
         try:
             headers = {"authorization": f"Bearer {made['key']}"}
-            for _ in range(30):  # a new key is known everywhere within two seconds
-                reply = http.post("/models/vector/predict", json={"instances": [_instance("vector", draw)]}, headers=headers)
-                if reply.status_code != 401:
-                    break
+            body = {"instances": [_instance("vector", draw)]}
+            until = time.monotonic() + _KNOWN_S
+            while (reply := http.post("/models/vector/predict", json=body, headers=headers)).status_code == 401:
+                assert time.monotonic() < until, "a new key is not known"
                 time.sleep(0.1)
             _expect(reply, 200)
         finally:
