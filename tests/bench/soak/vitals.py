@@ -11,8 +11,8 @@ from redis import Redis
 from deploy.testing import TestPlatform
 
 _ACTORS = {"ray::ControlActor": "controller", "ray::JoinActor": "joiner", "ray::TrainerActor": "trainer"}
-_KEPT = ("log", "outcomes", "versions", "weights", "graph", "audit", "control")
-"""Kinds of keys that grow by design, and are cut by retention."""
+_KEPT = ("log", "outcomes", "versions", "weights", "graph", "audit", "control", "consumer")
+"""Kinds of keys whose size is what is retained: entries, versions, and what consumers remember."""
 
 Vitals = dict[str, float]
 
@@ -58,7 +58,7 @@ class Probe:
             kind = _kind(key.decode())
             kinds[kind] += 1
             if kind.removeprefix("keys: ") in _KEPT:
-                explained += self._redis.memory_usage(key) or 0
+                explained += self._redis.memory_usage(key, samples=0) or 0
         keys = self._redis.hlen("tidemill:keys")
         used = self._redis.info("memory")["used_memory"]
         own = {"redis used MiB": used / 2**20, "redis unexplained MiB": (used - explained) / 2**20, "API keys": float(keys)}
