@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
 from typing import Any
 
@@ -111,7 +111,11 @@ def _answers(client: httpx.Client, url: str) -> bool:
 
 def main() -> None:
     """Serve a constant with Ray as it comes, HAProxy set up as ours is."""
-    run_directory = Path(mkdtemp(prefix="tm-"))
+    with TemporaryDirectory(prefix="tm-", ignore_cleanup_errors=True) as folder:
+        serve_least(Path(folder))
+
+
+def serve_least(run_directory: Path) -> None:
     (run_directory / "token").write_text(secrets.token_hex())
     os.environ.update(serve_environment(run_directory))
     import ray  # noqa: PLC0415 - reads the environment
