@@ -24,10 +24,10 @@ check: $(DEV_STAMP)  ## style, types, directions of imports
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(DEV_STAMP)  ## figures: throughput, routing, freshness, hot swap, compression, statistics, quality over the year
+bench: $(DEV_STAMP)  ## figures: throughput, tail, overload, routing, freshness, hot swap, start, compression, statistics, quality over the year
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-soak: $(DEV_STAMP)  ## what takes long
+soak: $(DEV_STAMP)  ## 20 minutes of everything at once: what grows, what fails, what is left: make soak ARGS="--minutes 5"
 	@$(BIN)/python -m tests.bench --soak $(ARGS)
 
 .venv/bin/python:

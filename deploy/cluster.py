@@ -19,6 +19,7 @@ from typing import Any
 from deploy import reaper
 from deploy.haproxy import LOOPBACK
 from deploy.serve_settings import serve_environment
+from serving.admission import MOST_AT_WORK
 
 _OBJECT_STORE_BYTES = 150 * 2**20
 _PORT_PATIENCE = 3.0
@@ -48,6 +49,7 @@ def start_ray(
     object_store_memory: int = _OBJECT_STORE_BYTES,
     log_directory: Path | None = None,
     use_haproxy: bool | None = None,
+    most_at_work: int = MOST_AT_WORK,
     worker_environment: Mapping[str, str] | None = None,
 ) -> Cluster:
     """Start Ray, set up for Serve; `start_serve` comes next. Only from the main thread.
@@ -57,6 +59,7 @@ def start_ray(
         num_cpus: what Ray believes to have, so that fractions of it always fit.
         log_directory: where Ray's logs go when it ends; while it runs, `logs` beside it leads to them. None drops them.
         use_haproxy: False takes Ray's own proxy; None takes HAProxy where there is one.
+        most_at_work: requests for each replica that HAProxy lets through at a time.
         worker_environment: what the workers see in addition to this process's environment.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -65,7 +68,7 @@ def start_ray(
     _refuse_ray_imported_early()
     ensure_port_free(host, port)
     directory = _run_directory()
-    environment = serve_environment(directory, public_host=host, use_haproxy=use_haproxy)
+    environment = serve_environment(directory, public_host=host, use_haproxy=use_haproxy, most_at_work=most_at_work)
     proxy_host = LOOPBACK if "RAY_SERVE_ENABLE_HA_PROXY" in environment else host
     url = f"http://{_reachable(host)}:{port}"
     cluster = Cluster(url, proxy_host, port, directory, log_directory, _reaper(directory, log_directory))

@@ -10,24 +10,57 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NoReturn
 
 LOOPBACK = "127.0.0.1"
+BURST = 4
 _PUBLIC_SECTIONS = ("http_frontend", "grpc_frontend")
+_REFUSED = '\'{"error":"as many requests are at work as can be answered in time; send fewer at a time, or wait a second"}\''
 
 
-def corrected(configuration: str, public_host: str) -> str:
-    """The configuration with the application's frontends on `public_host` and every other port on loopback."""
+def corrected(configuration: str, public_host: str, most: int) -> str:
+    """The configuration with the application's frontends on `public_host` and every other port on loopback, and with
+    `most` requests at a time for each replica."""
     section = ""
     lines: list[str] = []
-    for line in configuration.splitlines():
+    given = configuration.splitlines()
+    for number, line in enumerate(given):
         words = line.split()
         if words[:1] in (["frontend"], ["listen"], ["backend"]):
             section = words[-1]
+            replicas = _replicas(given[number + 1 :]) if words[0] == "backend" else 0
+            lines += [line, *(_refusal(most * replicas) if replicas else ())]
+            continue
         # A line per request to a syslog daemon that nobody asked for.
         if words[:1] != ["log"] or "local0" not in words:
             lines.append(_corrected_line(line, words, public_host if section in _PUBLIC_SECTIONS else LOOPBACK))
     return "\n".join(lines) + "\n"
+
+
+def _replicas(following: Sequence[str]) -> int:
+    """How many servers a backend has, those that only stand in left out, by the lines that follow its name."""
+    own = takewhile(lambda line: line.split()[:1] not in (["backend"], ["listen"], ["frontend"]), following)
+    return sum(words[:1] == ["server"] and "backup" not in words for words in map(str.split, own))
+
+
+def _refusal(most: int) -> list[str]:
+    """Refuse what is over the bound, here, where it costs next to nothing; operators always come through.
+
+    A flood of refusals by the replica would leave it no time for answers. A small body is waited for first: clients that
+    dawdle take no places. Requests that gather in a moment's pause are let in, up to BURST times the bound; those that stay
+    too many, as the count of the last second shows, are not.
+    """
+    over = f"METH_POST !{{ path_beg /admin/ }} {{ be_conn gt {most} }}"
+    answer = f"status 503 content-type application/json hdr retry-after 1 string {_REFUSED}"
+    return [
+        "    stick-table type integer size 1 expire 10s store gpc0,gpc0_rate(1s)",
+        "    http-request wait-for-body time 30s if METH_POST",
+        "    http-request track-sc0 int(1)",
+        f"    http-request sc-inc-gpc0(0) if {over}",
+        f"    http-request return {answer} if {over} {{ sc0_gpc0_rate gt {(BURST - 1) * most} }}",
+        f"    http-request return {answer} if {over} {{ be_conn gt {BURST * most} }}",
+    ]
 
 
 def _corrected_line(line: str, words: Sequence[str], host: str) -> str:
@@ -40,7 +73,7 @@ def _corrected_line(line: str, words: Sequence[str], host: str) -> str:
     return line
 
 
-def _arguments(given: Sequence[str], public_host: str) -> list[str]:
+def _arguments(given: Sequence[str], public_host: str, most: int) -> list[str]:
     """HAProxy's arguments with the corrected copy in place of Serve's file; those of `-v` and the like stay."""
     if "-f" not in given:
         return list(given)
@@ -53,7 +86,7 @@ def _arguments(given: Sequence[str], public_host: str) -> list[str]:
             if predecessor.isdigit():
                 os.unlink(f"{original}.{predecessor}")
     with open(original, encoding="utf-8") as source:
-        text = corrected(source.read(), public_host)
+        text = corrected(source.read(), public_host, most)
     with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as target:
         target.write(text)
     # Serve knows its HAProxy by the original's name on the command line: as the name of this peer it is harmless.
@@ -61,8 +94,8 @@ def _arguments(given: Sequence[str], public_host: str) -> list[str]:
 
 
 def _main(arguments: Sequence[str]) -> NoReturn:
-    binary, public_host, *given = arguments
-    os.execv(binary, [binary, *_arguments(given, public_host)])
+    binary, public_host, most, *given = arguments
+    os.execv(binary, [binary, *_arguments(given, public_host, int(most))])
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ class Platform:
             port=settings.port,
             log_directory=settings.home / "ray-logs",
             use_haproxy=settings.haproxy,
+            most_at_work=settings.max_at_work,
         )
         self._url = self._cluster.url
         # Ray reads its environment at the first import, so these come after it is set.
@@ -114,6 +115,7 @@ class Platform:
             api_key=settings.api_key,
             require_key=settings.needs_key,
             replicas=settings.replicas,
+            max_at_work=settings.max_at_work,
             when_redis_is_away=settings.when_redis_is_away,
             max_import_bytes=settings.max_import_bytes,
             telemetry=telemetry,

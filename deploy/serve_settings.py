@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deploy import haproxy
 from serving import express
+from serving.admission import MOST_AT_WORK
 from store import tether
 
 _LONGEST_RUN_DIRECTORY = 36
@@ -58,7 +59,11 @@ def find_haproxy() -> Path | None:
 
 
 def serve_environment(
-    run_directory: Path, *, public_host: str = haproxy.LOOPBACK, use_haproxy: bool | None = None
+    run_directory: Path,
+    *,
+    public_host: str = haproxy.LOOPBACK,
+    use_haproxy: bool | None = None,
+    most_at_work: int = MOST_AT_WORK,
 ) -> dict[str, str]:
     """Every variable that Ray and Ray Serve need on one machine.
 
@@ -66,6 +71,7 @@ def serve_environment(
         run_directory: private to this user, and with a short path: HAProxy's sockets are made in it.
         public_host: where the application listens; everything else listens on loopback.
         use_haproxy: False takes Ray's own proxy; None takes HAProxy where there is one.
+        most_at_work: requests for each replica that HAProxy lets through at a time.
     """
     if len(str(run_directory)) > _LONGEST_RUN_DIRECTORY:
         raise ValueError(
@@ -78,14 +84,16 @@ def serve_environment(
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
     }
     if binary is not None:
-        environment |= _haproxy_environment(run_directory, binary, public_host, metrics, stats)
+        environment |= _haproxy_environment(
+            run_directory, _write_wrapper(run_directory, binary, public_host, most_at_work), metrics, stats
+        )
     return environment
 
 
-def _haproxy_environment(run: Path, binary: Path, public_host: str, metrics: int, stats: int) -> dict[str, str]:
+def _haproxy_environment(run: Path, wrapper: Path, metrics: int, stats: int) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_write_wrapper(run, binary, public_host)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run / "h" / "haproxy.cfg"),
@@ -96,11 +104,11 @@ def _haproxy_environment(run: Path, binary: Path, public_host: str, metrics: int
     }
 
 
-def _write_wrapper(run: Path, binary: Path, public_host: str) -> Path:
+def _write_wrapper(run: Path, binary: Path, public_host: str, most_at_work: int) -> Path:
     """Serve wants the path of an executable; a shell's first line has no limit on the interpreter's path."""
     python = [sys.executable, "-I", "-S"]
     tied = shlex.join([*python, os.path.abspath(tether.__file__)])
-    corrector = shlex.join([*python, os.path.abspath(haproxy.__file__), str(binary), public_host])
+    corrector = shlex.join([*python, os.path.abspath(haproxy.__file__), str(binary), public_host, str(most_at_work)])
     wrapper = run / "haproxy"
     # An orphan has nothing to be tied to.
     wrapper.write_text(f'#!/bin/sh\n[ "$PPID" -gt 1 ] || exit 1\nexec {tied} "$PPID" -- {corrector} "$@"\n')

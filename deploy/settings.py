@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from serving.admission import MOST_AT_WORK
 from store.logs import LogFormat
 from store.telemetry import Collector, Telemetry
 
@@ -29,6 +30,8 @@ class Settings(BaseSettings):
     prefix: str = "tidemill"
     max_import_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """The largest model from elsewhere that is taken."""
+    max_at_work: int = Field(default=MOST_AT_WORK, ge=1)
+    """Requests that each replica works on at a time; more are answered 503."""
     when_redis_is_away: Literal["durable", "available"] = "durable"
     traces: Collector = ""
     """Where to send traces: a collector of OTLP over HTTP, such as http://collector:4318; empty: nowhere."""

@@ -1,12 +1,13 @@
 """A platform for tests: in a folder of its own, in the background, on a free port; ended however the test ends."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,3 +163,43 @@ def until(condition: Callable[[], object], what: str, patience_s: float = PATIEN
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {patience_s:g} s in vain: {what}")
         time.sleep(0.05)
+
+
+def as_described(url: str, description: str | Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Let Schemathesis make requests of an OpenAPI description, sound and broken ones, and look at every answer.
+
+    Args:
+        url: where the platform is; `description`: a file, or where it is to be had.
+        arguments: of `st run`, such as how much: `--max-examples` for each operation, `--max-time` in seconds.
+
+    The result's code is 0 where the platform did all that the description says and answered nothing with 5xx.
+    """
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    command = [Path(sys.executable).with_name("st"), "run", str(description), "--url", url, "--checks", checks, "--no-color"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+def open_inference(published: Path, models: Sequence[str], example: dict[str, Any]) -> dict[str, Any]:
+    """Return the published description of the Open Inference Protocol, for a platform that serves these models.
+
+    Args:
+        published: the description as MLServer has it. What it adds to the protocol (generation, streams) is left out, and its
+            type `bytes`, which no schema knows.
+        example: an inference request that the first of the models answers.
+    """
+    document: dict[str, Any] = json.loads(published.read_text())
+    paths = {path: item for path, item in document["paths"].items() if not path.endswith(("_stream", "/generate"))}
+    versions = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+    for path, item in paths.items():
+        for parameter in item.get("parameters", ()):
+            parameter["schema"] = {"type": "string", "enum": [*models]} if parameter["name"] == "model_name" else versions
+        for operation in [operation for method, operation in item.items() if method in ("get", "post")]:
+            # It names what answers a good request, and few of the refusals that every server has.
+            refusal = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceErrorResponse"}}}}
+            operation["responses"]["4XX"] = {"description": "refused"} | refusal
+        if path == "/v2/models/{model_name}/infer":
+            item["post"]["requestBody"]["content"]["application/json"]["example"] = example
+            item["parameters"][0]["example"] = models[0]
+    document["paths"] = paths
+    document["components"]["schemas"]["TensorData"] = {"type": "array"}
+    return document

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import express
 from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
+from serving.admission import Admission
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.dedicated.host import reach
 from serving.errors import Overloaded
@@ -40,21 +41,22 @@ from store.errors import Unavailable
 class Edge:
     """One replica's ASGI application: predictions go straight to their handler, everything else through Starlette.
 
-    Starlette's middleware and routing were measured at a third of the time of a small prediction. At most
-    `max_ongoing` predictions are at work at a time; more are refused at once, so that those at work are answered.
+    Starlette's middleware and routing were measured at a third of the time of a small prediction. A
+    prediction that finds no place is refused at once, so that those at work are answered.
     """
 
-    def __init__(self, app: Starlette, handlers: dict[str, Handler], max_ongoing: int, refuse: "_Refuse | None" = None) -> None:
+    def __init__(
+        self, app: Starlette, handlers: dict[str, Handler], admission: Admission, refuse: "_Refuse | None" = None
+    ) -> None:
         self.app = app
         self._refuse = refuse or _refusal
         self._handlers = handlers
-        self._max_ongoing = max_ongoing
-        self._ongoing = 0
+        self._admission = admission
 
     @property
     def ongoing(self) -> int:
         """Predictions at work now."""
-        return self._ongoing
+        return self._admission.ongoing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if express.is_prediction(scope):
@@ -63,21 +65,21 @@ class Edge:
             if route == "infer" and "/versions/" in path:
                 model, _, number = path.partition("/versions/")
                 scope["path_params"] = {"model": model, "version": number}
-            await (await self._answered(Request(scope, receive), route))(scope, receive, send)
+            await (await self._answered(scope, receive, route))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _answered(self, request: Request, route: str) -> ASGIApp:
-        if self._ongoing >= self._max_ongoing:
-            error = Overloaded(f"{self._ongoing} predictions are at work already; send fewer at a time")
-            return self._refuse(route, request, error)
-        self._ongoing += 1
+    async def _answered(self, scope: Scope, receive: Receive, route: str) -> ASGIApp:
         try:
-            return await self._handlers[route](request)
+            place = self._admission.enter(receive)
+        except Overloaded as error:
+            return self._refuse(route, Request(scope, receive), error)
+        try:
+            return await self._handlers[route](Request(scope, place.receive))
         except ClientDisconnect:
             return _nobody
         finally:
-            self._ongoing -= 1
+            place.leave()
 
 
 _Refuse = Callable[[str, Request, Exception], Response]
@@ -211,7 +213,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         return response
 
     answering = {route: _answered(replica, _admitted(replica, handler), path) for route, (path, handler) in hot.items()}
-    edge = Edge(starlette, answering, settings.max_ongoing, full)
+    edge = Edge(starlette, answering, Admission(settings.max_at_work, settings.max_ongoing), full)
     replica.metrics.in_flight.set_function(lambda: edge.ongoing)
     return edge
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serving.admission import MOST_AT_WORK
 from store.telemetry import QUIET, Telemetry
 
 
@@ -28,8 +29,10 @@ class ServingSettings(BaseModel):
     max_import_bytes: int = 256 * 1024 * 1024
     """Of a model from elsewhere."""
     max_instances: int = 10_000
-    max_ongoing: int = 1000
+    max_at_work: int = MOST_AT_WORK
     """Predictions at work at a time."""
+    max_ongoing: int = 1000
+    """The same, with those whose bodies have not come yet."""
     trial_timeout_s: float = 1.0
     """How long an arm on trial may take before the default one answers instead."""
     shadow_queue: int = 1000

@@ -5,51 +5,58 @@ import platform as machine
 
 import psutil
 
-from tests.bench import compress, interleaving, quality, routing, serving, statistics, travellers
+from tests.bench import compress, interleaving, overload, quality, routing, rows, serving, start, statistics, tail, travellers
+from tests.bench.soak import soak
 
-ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "memory")
-PARTS = (*ON_PLATFORM, "planning", "compress", "statistics", "interleaving", "travellers", "quality")
+ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
+PARTS = (*ON_PLATFORM, "start", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--until", default="2013-12-31", help="last day of the quality run")
-    parser.add_argument("--soak", action="store_true", help="ten times as long, without the quality run")
+    parser.add_argument("--soak", action="store_true", help="mixed load on one platform, and what grows and what is left")
+    parser.add_argument("--minutes", type=float, help="of the soak (20), or of the run for the tail (10)")
     given = parser.parse_args()
-    wanted = [part for part in given.only if not (given.soak and part == "quality")]
     memory = psutil.virtual_memory().total / 2**30
     print(f"{machine.platform()}, {machine.machine()}, {psutil.cpu_count()} processors, {memory:.0f} GiB")
+    if given.soak:
+        soak(given.minutes or 20.0)
+        return
+    wanted: list[str] = given.only
     if set(wanted) & set(ON_PLATFORM):
-        run_serving(wanted, 10 if given.soak else 1)
-    if "planning" in wanted:
-        routing.planning()
-    if "compress" in wanted:
-        compress.compress_figures()
-    if "statistics" in wanted:
-        statistics.statistics_figures()
-    if "interleaving" in wanted:
-        interleaving.interleaving()
-    if "travellers" in wanted:
-        travellers.flight_rankers()
-    if "quality" in wanted:
-        quality.year(given.until)
+        run_serving(wanted, given.minutes or 10.0)
+    alone = {
+        "start": start.start,
+        "planning": routing.planning,
+        "compress": compress.compress_figures,
+        "statistics": statistics.statistics_figures,
+        "interleaving": interleaving.interleaving,
+        "travellers": travellers.flight_rankers,
+        "quality": lambda: quality.year(given.until),
+    }
+    for name, figure in alone.items():
+        if name in wanted:
+            figure()
 
 
-def run_serving(wanted: list[str], times: int) -> None:
+def run_serving(wanted: list[str], minutes: float) -> None:
+    figures = {
+        "throughput": lambda: serving.throughput(running),
+        "swap": lambda: serving.hot_swap(running, client),
+        "freshness": lambda: serving.freshness(running, client),
+        "routing": lambda: routing.routing(running, client),
+        "storm": lambda: routing.storm(running, client),
+        "rows": lambda: rows.rows(running),
+        "tail": lambda: tail.tail(running, client, minutes),
+        "overload": lambda: overload.overload(running, client),
+        "memory": lambda: serving.memory(client),
+    }
     with serving.platform() as (running, client):
-        if "throughput" in wanted:
-            serving.throughput(running, rounds=3 * times)
-        if "swap" in wanted:
-            serving.hot_swap(running, client, versions=100 * times)
-        if "freshness" in wanted:
-            serving.freshness(running, client, seconds=30.0 * times)
-        if "routing" in wanted:
-            routing.routing(running, client, rounds=5 * times)
-        if "storm" in wanted:
-            routing.storm(running, client, changes=1000 * times)
-        if "memory" in wanted:
-            serving.memory(client)
+        for name in ON_PLATFORM:
+            if name in wanted:
+                figures[name]()
 
 
 if __name__ == "__main__":

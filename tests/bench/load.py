@@ -1,9 +1,10 @@
 """A small HTTP load generator: many connections, one request in flight on each, every answer looked at."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
+from types import MappingProxyType
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -74,13 +75,19 @@ class _Connection(asyncio.Protocol):
 
 
 async def run_async(
-    url: str, body: bytes, connections: int, seconds: float, look: Callable[[bytes], None] | None = None
+    url: str,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    look: Callable[[bytes], None] | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Load:
     """Send the body again and again on every connection; `look` sees each good answer's body."""
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     parts = urlsplit(url)
     head = (
         f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{more}\r\n"
     )
     request = head.encode() + body
     load = Load()
@@ -96,5 +103,12 @@ async def run_async(
     return load
 
 
-def run(url: str, body: bytes, connections: int, seconds: float, look: Callable[[bytes], None] | None = None) -> Load:
-    return uvloop.run(run_async(url, body, connections, seconds, look))
+def run(
+    url: str,
+    body: bytes,
+    connections: int,
+    seconds: float,
+    look: Callable[[bytes], None] | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Load:
+    return uvloop.run(run_async(url, body, connections, seconds, look, headers))

@@ -220,12 +220,16 @@ frontend http_frontend
     bind 127.0.0.1:8000
 backend b
     server s 10.0.0.1:30000 check
+    server t 10.0.0.2:30000 check
+    server standing-in 10.0.0.1:9500 check backup
+backend none
+    http-request return status 404
 frontend grpc_frontend
     bind *:9000 proto h2
 listen stats
   bind *:8404
 """
-    lines = [line.strip() for line in corrected(given, "0.0.0.0").splitlines()]
+    lines = [line.strip() for line in corrected(given, "0.0.0.0", 64).splitlines()]
     assert [line for line in lines if line.startswith("bind")] == [
         "bind 127.0.0.1:9101",
         "bind 0.0.0.0:8000",
@@ -235,3 +239,7 @@ listen stats
     assert "stats socket /run/a.sock mode 600 level admin expose-fd listeners" in lines
     assert not any("514" in line for line in lines)
     assert "server s 10.0.0.1:30000 check" in lines
+    bounds = [line for line in lines if "be_conn" in line]
+    assert all("if METH_POST !{ path_beg /admin/ } { be_conn gt 128 }" in line for line in bounds)
+    assert bounds[-1].endswith("{ be_conn gt 512 }")
+    assert lines[lines.index(bounds[0]) - 4] == "backend b"

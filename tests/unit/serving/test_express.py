@@ -11,7 +11,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from serving import express
+from serving.admission import BURST, Admission
 from serving.app import Edge
+from serving.errors import Overloaded
 from serving.testing import refused
 
 pytestmark = pytest.mark.anyio
@@ -21,8 +23,8 @@ async def _serve(request: Request) -> Response:
     return PlainTextResponse(f"by Serve: {request.url.path}")
 
 
-def _client(predict: Any, max_ongoing: int = 10) -> tuple[httpx.AsyncClient, Edge]:
-    edge = Edge(Starlette(), dict.fromkeys(("predict", "rank", "infer"), predict), max_ongoing)
+def _client(predict: Any, most_at_work: int = 10) -> tuple[httpx.AsyncClient, Edge]:
+    edge = Edge(Starlette(), dict.fromkeys(("predict", "rank", "infer"), predict), Admission(most_at_work, 10))
     rest = Starlette(routes=[Route("/{path:path}", _serve, methods=["GET", "POST"])])
     transport = httpx.ASGITransport(express.Express(rest))
     return httpx.AsyncClient(transport=transport, base_url="http://platform"), edge
@@ -56,18 +58,18 @@ async def test_more_predictions_than_a_replica_takes_are_refused_and_the_others_
         await go.wait()
         return PlainTextResponse("answered")
 
-    client, edge = _client(predict, max_ongoing=2)
+    client, edge = _client(predict, most_at_work=2)
     express.enter(edge)
     try:
         async with client:
-            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2)]
+            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2 * BURST)]
             for _ in working:
                 await begun.acquire()
             third = await client.post("/models/m/predict")
-            refused(third, 503, "2 predictions are at work already")
+            refused(third, 503, "8 predictions are at work already")
             assert third.headers["retry-after"] == "1"
             go.set()
-            assert [(await one).text for one in working] == ["answered", "answered"]
+            assert [(await one).text for one in working] == ["answered"] * 2 * BURST
             assert (await client.post("/models/m/predict")).text == "answered"
     finally:
         express.leave()
@@ -77,7 +79,7 @@ async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
     async def predict(_: Request) -> Response:
         raise ClientDisconnect
 
-    edge = Edge(Starlette(), {"predict": predict}, max_ongoing=1)
+    edge = Edge(Starlette(), {"predict": predict}, Admission(1, 1))
     scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
     for _ in range(3):
         await edge(scope, _never, _never)
@@ -85,3 +87,58 @@ async def test_a_client_that_goes_away_is_no_error_and_holds_no_place() -> None:
 
 async def _never(*_: Any) -> Any:
     raise AssertionError("nobody is there")
+
+
+async def test_a_body_that_does_not_come_takes_nobodys_place_but_dawdlers_are_bounded_too() -> None:
+    coming, asked = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def predict(request: Request) -> Response:
+        return PlainTextResponse(f"{len(await request.body())} bytes")
+
+    async def dawdle() -> Any:
+        asked.release()
+        await coming.wait()
+        return {"type": "http.request", "body": b"late", "more_body": False}
+
+    async def prompt() -> Any:
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    answers: list[Any] = []
+
+    async def send(message: Any) -> None:
+        answers.append(message.get("status", message.get("body")))
+
+    edge = Edge(Starlette(), {"predict": predict}, Admission(1, 3))
+    scope = {"type": "http", "method": "POST", "path": "/models/m/predict", "headers": []}
+    slow = [asyncio.create_task(edge(dict(scope), dawdle, send)) for _ in range(2)]
+    for _ in slow:
+        await asked.acquire()
+    await edge(dict(scope), prompt, send)
+    assert answers == [200, b"1 bytes"]
+    third = asyncio.create_task(edge(dict(scope), dawdle, send))
+    await asked.acquire()
+    await edge(dict(scope), prompt, send)
+    assert answers[2] == 503
+    coming.set()
+    await asyncio.gather(*slow, third)
+    assert answers[4:] == [200, b"4 bytes"] * 3
+    assert edge.ongoing == 0
+
+
+def test_a_burst_is_let_in_and_a_queue_that_stays_is_not() -> None:
+    now = 0.0
+    admission = Admission(10, 1000, clock=lambda: now)
+    places = [admission.enter(_never) for _ in range(10 * BURST)]
+    with pytest.raises(Overloaded):
+        admission.enter(_never)
+    for _ in range(25):
+        places.pop().leave()
+    for _ in range(5):  # 15 are still at work: these were the burst
+        with pytest.raises(Overloaded):
+            admission.enter(_never)
+    now = 1.0
+    places += [admission.enter(_never) for _ in range(25)]
+    while places:
+        places.pop().leave()
+    assert (admission.at_work, admission.ongoing) == (0, 0)
+    places = [admission.enter(_never) for _ in range(10)]

@@ -1,0 +1,78 @@
+"""The slowest answers at half of what the platform can do, while a learner publishes every other second."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from deploy.client import Client
+from deploy.home import Running
+from tests.bench import open_loop
+from tests.bench.open_loop import Answers
+from tests.bench.serving import BODY, MODEL
+from tests.bench.verdict import Verdict, say
+
+CONNECTIONS = 32
+PUBLISH_S, LABELS_S = 2.0, 0.5
+BOUND = 5.0
+console = Console(width=120)
+
+
+def tail(running: Running, client: Client, minutes: float = 10.0) -> None:
+    """An even stream at half of the saturated rate; a minute that was bad has a line of its own."""
+    url = f"{running.url}/models/{MODEL}/predict"
+    open_loop.run(url, BODY, 3.0, connections=CONNECTIONS)
+    full = open_loop.run(url, BODY, 10.0, connections=CONNECTIONS)
+    rate = len(full.good.status) / 10.0 / 2
+    first = client.versions(MODEL, 1)[0]["number"]
+    with _learning(client):
+        seen = open_loop.run(url, BODY, minutes * 60, rate=rate)
+    published = client.versions(MODEL, 1)[0]["number"] - first
+    _show(seen, rate)
+    p50, p99 = seen.quantile_ms(0.5), seen.quantile_ms(0.99)
+    failed = len(seen.status) - len(seen.good.status)
+    console.print(
+        f"{rate:.0f} requests/s, half of {2 * rate:.0f}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, {published} versions published, "
+        f"{failed} failed"
+    )
+    if seen.generator_late:
+        console.print("[red]The load generator was itself late.[/red]")
+    say(Verdict("p99 over p50", p99 / p50, "under", BOUND), Verdict("failed requests", failed, "under", 0))
+
+
+def _show(seen: Answers, rate: float) -> None:
+    table = Table(
+        "minute", "answered", "p50 ms", "p99 ms", "most ms", title="Half of saturation, open loop, while versions come"
+    )
+    minute = (seen.due_s / 60).astype(int)
+    for number in range(int(minute.max()) + 1):
+        part = seen.only(minute == number)
+        quantiles = (f"{part.quantile_ms(q):.2f}" for q in (0.5, 0.99, 1.0))
+        table.add_row(str(number + 1), f"{np.mean(part.status == 200):.3%} of {len(part.status):,}", *quantiles)
+    console.print(table)
+
+
+@contextmanager
+def _learning(client: Client) -> Generator[None]:
+    """Labels flow in, and a version is published every other second."""
+    stop = Event()
+
+    def label() -> None:
+        draw = np.random.default_rng(0)
+        while not stop.wait(LABELS_S):
+            rows = draw.normal(size=(8, 32)).round(3).tolist()
+            made = client.predict(MODEL, [{"features": {"x": row}} for row in rows])
+            client.feedback([{"id": one["id"], "label": index % 2} for index, one in enumerate(made)])
+
+    client.set_schedule(MODEL, None, PUBLISH_S)
+    labelling = Thread(target=label)
+    labelling.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        labelling.join()
+        client.set_schedule(MODEL, None, None)
