@@ -32,5 +32,10 @@ def compressed_line(line: str) -> str:
     return f"{line}-compressed"
 
 
+def import_consumer(model: str) -> str:
+    """Whoever makes a new model moves it: of two at a time one can."""
+    return f"import:{model}"
+
+
 def learner_consumer(model: str, line: str = MAIN) -> str:
     return f"learner:{model}:{line}"
