@@ -59,7 +59,8 @@ def examine_apart(content: bytes, question: Question, limits: Limits = DEFAULT_L
 def _environment() -> dict[str, str]:
     """No more than Python needs to start: nothing in it is worth having."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+    names = ("PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

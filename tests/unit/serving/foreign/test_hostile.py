@@ -307,7 +307,7 @@ def test_a_class_has_a_readable_name(name: str) -> None:
 
 def test_what_is_slow_is_not_published_for_replicas_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.foreign.examination.MOST_CPU_S", 0.0)
-    with pytest.raises(Refused, match="17 rows takes .* of processor time"):
+    with pytest.raises(Refused, match=r"17 rows takes .* of processor time"):
         examine(_looping(1000), NEW)
 
 
