@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import express
-from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
+from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, Caller, allowance
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import Overloaded
 from serving.experiments import Experiments
@@ -94,17 +94,17 @@ def build(settings: ServingSettings) -> Edge:
     async def healthz(_: Request) -> Response:
         return answer({"status": "alive", "replica": replica.name})
 
-    async def readyz(_: Request) -> Response:
-        state = {
-            "ready": replica.ready,
-            "replica": replica.name,
-            "models": sorted(replica.models),
-            "away": replica.away,
-        }
+    def seen_by(caller: Caller) -> list[str]:
+        return sorted(name for name in replica.models if caller.sees(name))
+
+    async def readyz(request: Request) -> Response:
+        state: dict[str, Any] = {"ready": replica.ready}
+        if (caller := replica.access.known(request.scope["headers"])) is not None:
+            state |= {"replica": replica.name, "models": seen_by(caller), "away": replica.away}
         return answer(state, 200 if replica.ready else 503, None if replica.ready else {"retry-after": "1"})
 
-    async def openapi(_: Request) -> Response:
-        return answer(document(sorted(replica.models)))
+    async def openapi(request: Request) -> Response:
+        return answer(document(seen_by(request.scope[CALLER])))
 
     async def metrics(_: Request) -> Response:
         replica.measure()

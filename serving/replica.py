@@ -140,6 +140,8 @@ class Replica:
     async def _apply_all(self) -> None:
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             self.access.keys = {key.id: key for key in await self.store.keys()}
+            others = {report.name for report in await self.store.reports() if report.role == "replica"}
+            self.access.replicas = len(others | {self.name})
             for name, record in (await self.store.models()).items():
                 if record.loaded and name not in self.models:
                     hosted = Hosted(record, self.settings.max_instances, self.metrics)

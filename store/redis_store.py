@@ -16,7 +16,7 @@ What must happen together is one Lua script: Redis runs it alone and, with appen
 import asyncio
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -59,6 +59,13 @@ if ARGV[8] ~= '' then
   redis.call('HINCRBY', KEYS[3], 'channel_seq', 1)
 end
 return {{false, number}}
+"""
+
+# KEYS: models. ARGV: name, record as it was read or '', record to keep.
+_AMEND = """
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
 """
 
 # KEYS: board, control, audit, versions.
@@ -162,9 +169,7 @@ class RedisStore:
         await self._wake("key")
 
     async def register(self, record: ModelRecord) -> None:
-        known = await self._ask("HGET", self._key("models"), record.name)
-        kept = merged(ModelRecord.model_validate_json(known), record) if known else record
-        await self._ask("HSET", self._key("models"), record.name, kept.model_dump_json())
+        await self._amend(record.name, lambda known: merged(known, record) if known else record)
         await self._wake("model")
 
     async def models(self) -> dict[str, ModelRecord]:
@@ -172,17 +177,28 @@ class RedisStore:
         return {name.decode(): _record(text) for name, text in records.items()}
 
     async def set_schedule(self, model: str, schedule: Schedule) -> None:
-        await self._amend(model, {"schedule": schedule})
+        await self._update(model, {"schedule": schedule})
 
     async def set_loaded(self, model: str, loaded: bool) -> None:
-        await self._amend(model, {"loaded": loaded})
+        await self._update(model, {"loaded": loaded})
         await self._wake("model")
 
-    async def _amend(self, model: str, changes: dict[str, Any]) -> None:
-        known = (await self.models()).get(model)
-        if known is None:
-            raise NotFound(f"no model '{model[:80]}'")
-        await self._ask("HSET", self._key("models"), model, known.model_copy(update=changes).model_dump_json())
+    async def _update(self, model: str, changes: dict[str, Any]) -> None:
+        def changed(known: ModelRecord | None) -> ModelRecord:
+            if known is None:
+                raise NotFound(f"no model '{model[:80]}'")
+            return known.model_copy(update=changes)
+
+        await self._amend(model, changed)
+
+    async def _amend(self, model: str, change: Callable[[ModelRecord | None], ModelRecord]) -> None:
+        """Replace a record by what `change` makes of it; where another writer was faster, of what that one wrote."""
+        key = self._key("models")
+        while True:
+            text = await self._ask("HGET", key, model)
+            kept = change(_record(text) if text else None).model_dump_json()
+            if await self._run(_AMEND, [key], [model, text or b"", kept]):
+                return
 
     async def put_graph(self, model: str, graph: Graph) -> None:
         key = self._key(model, "graph", graph.digest)
