@@ -28,7 +28,9 @@ import asyncio, json, os, signal, sys, threading
 import torch
 from pydantic import BaseModel
 from store.redis_store import RedisStore
+from store.schema import schema_of
 from store.spec import ModelSpec, Schedule
+from trainer.export import Scorer, export
 import trainer.joining
 import trainer.loop
 from trainer.loop import Trainer
@@ -75,7 +77,10 @@ async def train(url, prefix, kill_at, count, delay_s, last, compress):
     os._exit(0)
 
 
-# Torch takes seconds to be imported: each life is a fork of a process that has done no more than that.
+# Torch takes seconds to be imported, and what exports networks as long again: each life is a fork of a process that has
+# done no more than that.
+schema = schema_of(Features)
+export(Scorer(network(schema, 1), "binary").eval(), schema)
 for line in sys.stdin:
     child = os.fork()
     if not child:
