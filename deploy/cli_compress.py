@@ -24,7 +24,7 @@ _WORDS = {
 
 def compress(
     model: Model,
-    version: Annotated[int | None, typer.Option(help="Which version; default the newest of the line main.")] = None,
+    version: Annotated[int | None, typer.Option(help="Which version; default the newest one.")] = None,
     method: Annotated[list[str] | None, typer.Option(help=f"{', '.join(METHODS)}; repeatable; default all.")] = None,
     chooses: Annotated[bool, typer.Option("--choose", help="Publish the fastest that is good enough, and no other.")] = False,
     max_loss: Annotated[

@@ -80,7 +80,10 @@ class Workshop:
         self._made: dict[str, Compressed] = {}
 
     async def measure(self, number: int | None, methods: Sequence[str]) -> Found:
-        """Compress a version, the newest of its line main if `number` is None, by each of the methods, and measure all.
+        """Compress a version by each of the methods, and measure all.
+
+        Args:
+            number: None for the newest of the line main, or, where nothing is trained, the one that the default arm runs.
 
         Raises:
             NotFound: there is no such model or version, or its weights are not kept.
@@ -123,7 +126,9 @@ class Workshop:
         if self._model not in records:
             raise NotFound(f"no model '{self._model}'; there are: {', '.join(sorted(records)) or 'none'}")
         if number is None:
-            number = (await self._store.snapshot(self._model)).channels.get(f"{MAIN}@latest")
+            snapshot = await self._store.snapshot(self._model)
+            default = next(arm for arm in snapshot.policy.variants if arm.name == snapshot.policy.default)
+            number = snapshot.channels.get(f"{MAIN}@latest") or snapshot.resolve(default)
             if number is None:
                 raise NotFound(f"model '{self._model}' has no version yet")
         version = await self._store.version(self._model, number)

@@ -127,10 +127,10 @@ class Platform:
     def _wait_ready(self, timeout_s: float = 180.0) -> None:
         self._stage("waiting for the first version")
         deadline = time.monotonic() + timeout_s
-        said = ""
+        said, operator = "", {"authorization": f"Bearer {self._home.token()}"}
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.HTTPError):
-                reply = httpx.get(f"{self._url}/readyz", timeout=2.0)
+                reply = httpx.get(f"{self._url}/readyz", headers=operator, timeout=2.0)
                 said = reply.text[:500]
                 state = reply.json()
                 if state["ready"] and self._names <= set(state["models"]) - set(state["waiting"]):

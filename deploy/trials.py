@@ -12,7 +12,7 @@ from safetensors.numpy import load as load_weights
 
 from deploy.client import Client
 from deploy.home import Running
-from examples.flights import ranking
+from examples.flights import crowd, ranking
 from examples.flights.replay import MODEL, Replay, predict_request
 from examples.flights.stream import Flight, Hour, hours
 from store.artefact import pack_weights
@@ -92,7 +92,7 @@ async def try_versions(flights: Sequence[Flight], running: Running, token: str, 
     return trials
 
 
-async def try_rankers(flights: Sequence[Flight], running: Running, token: str, prefix: str, seed: int) -> ranking.Found:
+async def try_rankers(flights: Sequence[Flight], running: Running, token: str, prefix: str, seed: int) -> crowd.Found:
     """Let travellers choose among the flights, from lists that the champion and a rival draft together."""
     store = RedisStore(running.redis_url, prefix)
     with Client(running.url, token) as client:
@@ -101,11 +101,11 @@ async def try_rankers(flights: Sequence[Flight], running: Running, token: str, p
     champion = await store.version(MODEL, number)
     record = (await store.models())[MODEL]
     graph = ranking.sooner_first(await store.graph(MODEL, champion.graph), record.features)
-    rival = await publish(store, MODEL, graph, await store.weights(MODEL, number), ranking.RIVAL, "pushes sooner departures up")
+    rival = await publish(store, MODEL, graph, await store.weights(MODEL, number), crowd.RIVAL, "pushes sooner departures up")
     await store.close()
     people = ranking.travellers(flights, TRAVELLERS, seed)
-    async with ranking.connected(running.url, token) as call:
-        return await ranking.compare(call, MODEL, policy["policy"]["default"], rival.number, people)
+    async with crowd.connected(running.url, token) as call:
+        return await crowd.compare(call, MODEL, policy["policy"]["default"], rival.number, people)
 
 
 def _begin(client: Client, champion: int | None, line: str) -> None:

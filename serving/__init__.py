@@ -1,0 +1,3 @@
+"""The online half."""
+
+import store as store  # before ONNX Runtime, which it keeps quiet

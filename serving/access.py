@@ -37,6 +37,10 @@ class Caller:
             whole = "all models" if model == "*" else f"model '{model[:80]}'"
             raise Forbidden(f"key '{self.name}' is not for {whole}; it is for {', '.join(self.key.models)}")
 
+    def sees(self, model: str) -> bool:
+        """Whether the caller may know of this model."""
+        return self.key is None or not self.key.models or model in self.key.models
+
 
 ANYBODY = Caller("", "predict")
 
@@ -96,16 +100,18 @@ class Access:
     Args:
         token: the first operator's, an admin by it. `api_key`: one for predictions; empty for none.
         required: whether predictions need a key; on loopback they do not.
-        replicas: how many share the limits.
+        replicas: how many share the limits, until it is known how many there are.
 
-    `keys` is replaced whole when keys change; None until they have been read.
+    `keys` is replaced whole when keys change; None until they have been read. `replicas` follows the replicas that report:
+    limits are divided by it, so that all of them together keep to a limit that is asked evenly. While a replica comes or goes
+    it is off by that one, for a lease at most.
     """
 
     def __init__(self, token: str, api_key: str, required: bool, replicas: int) -> None:
         self._token, self._api_key = token.encode(), api_key.encode()
         self.required = required
         self.keys: Mapping[str, Key] | None = None
-        self._replicas = replicas
+        self.replicas = replicas
         self._meters: dict[str, _Meter] = {}
 
     def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
@@ -143,6 +149,13 @@ class Access:
             raise Unauthorized("this key is not known here, or has ended")
         return Caller(key.name, key.role, key)
 
+    def known(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller | None:
+        """Return the caller, None for a stranger where a key is needed."""
+        try:
+            return self.caller(headers)
+        except (Unauthorized, NotReady):
+            return None
+
     def expect(self, headers: Iterable[tuple[bytes, bytes]], roles: frozenset[Role]) -> Caller:
         """Return the caller; raises Unauthorized, and Forbidden where their role is not one of these."""
         caller = self.caller(headers)
@@ -178,7 +191,7 @@ class Access:
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = _Meter()
-        meter.enter(whose, limits, self._replicas)
+        meter.enter(whose, limits, self.replicas)
         return meter
 
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving import express
+from serving.about import About
 from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
 from serving.admission import Admission
 from serving.data_plane import ALLOWANCE, DataPlane
@@ -23,10 +24,8 @@ from serving.experiments import Experiments
 from serving.http import answer, refusal
 from serving.imports import Imports
 from serving.keys import Keys
-from serving.metrics import merge
 from serving.models import Models
 from serving.open_inference import OpenInference
-from serving.openapi import document
 from serving.operators import CALLER, Handler, Operators, guarded
 from serving.placements import Placements
 from serving.refusals import refused
@@ -35,7 +34,6 @@ from serving.scaling import AT_WORK, Scaling
 from serving.settings import ServingSettings
 from serving.swapping import Reach
 from serving.traced import traced
-from store.errors import Unavailable
 
 
 class Edge:
@@ -110,6 +108,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
     inference = OpenInference(replica, data)
     experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
     placements, models = Placements(operators, settings.prefix), Models(operators)
+    about = About(replica)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -118,29 +117,6 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         yield
         express.leave()
         await replica.close()
-
-    async def healthz(_: Request) -> Response:
-        return answer({"status": "alive", "replica": replica.name})
-
-    async def readyz(_: Request) -> Response:
-        state = {
-            "ready": replica.ready,
-            "replica": replica.name,
-            "models": sorted(replica.models),
-            "waiting": replica.waiting,
-            "away": replica.away,
-        }
-        return answer(state, 200 if replica.ready else 503, None if replica.ready else {"retry-after": "1"})
-
-    async def openapi(_: Request) -> Response:
-        return answer(document(sorted(replica.models)))
-
-    async def metrics(_: Request) -> Response:
-        replica.measure()
-        expositions = {replica.name: replica.report().metrics}
-        with contextlib.suppress(Unavailable):
-            expositions |= {report.name: report.metrics for report in await replica.store.reports()} | expositions
-        return Response(merge(expositions.items()), media_type="text/plain; version=0.0.4")
 
     guard = partial(guarded, replica.access)
     view = partial(guarded, replica.access, roles=VIEW)
@@ -168,10 +144,10 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         _route("/models/{model}/predict", "POST", replica, _admitted(replica, data.predict)),
         _route("/models/{model}/rank", "POST", replica, _admitted(replica, data.rank)),
         _route("/feedback", "POST", replica, _admitted(replica, data.feedback)),
-        _route("/healthz", "GET", replica, healthz),
-        _route("/readyz", "GET", replica, readyz),
-        _route("/openapi.json", "GET", replica, open_to(openapi)),
-        _route("/metrics", "GET", replica, view(metrics) if settings.require_key else metrics),
+        _route("/healthz", "GET", replica, about.live),
+        _route("/readyz", "GET", replica, about.ready),
+        _route("/openapi.json", "GET", replica, open_to(about.openapi)),
+        _route("/metrics", "GET", replica, view(about.metrics) if settings.require_key else about.metrics),
         _route(f"{model}/policy", "GET", replica, view(operators.show_policy)),
         _route(f"{model}/policy", "PUT", replica, guard(operators.set_policy)),
         _route(f"{model}/experiments", "GET", replica, view(experiments.show_all)),

@@ -1,6 +1,7 @@
 """A model from elsewhere becomes a version: the route that takes the file, has it examined apart, and publishes it."""
 
 import asyncio
+import contextlib
 import re
 from time import monotonic, time
 from typing import Any, get_args
@@ -13,10 +14,11 @@ from serving.foreign.question import Examined, Question
 from serving.foreign.sandbox import examine_apart
 from serving.http import answer, read_body
 from serving.operators import Operators
-from store.names import AUDIT
+from store.errors import Conflict, Fenced
+from store.names import AUDIT, compressed_line, import_consumer
 from store.policy import MAIN, AuditRecord, Policy, Variant
-from store.protocols import Version
-from store.publishing import publish_answered
+from store.protocols import Advance, Version
+from store.publishing import following, publish_answered
 from store.spec import MODEL_NAME, ModelRecord, Objective
 
 LINE = "imported"
@@ -39,23 +41,50 @@ class Imports:
         """Publish the ONNX file that is the body; answer with its version's number when every replica knows of it."""
         name: str = request.path_params["model"]
         line, question = _asked(name, request)
-        async with self._turn:
+        async with contextlib.AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turn)
             content = await read_body(request, self._max_bytes, "export a smaller model, or raise TIDEMILL_MAX_IMPORT_BYTES")
-            known = (await self._store.models()).get(name)
-            if known is None and name in await self._store.removed():
-                raise Invalid(
-                    f"model '{name}' was removed and its data are kept: 'tidemill model add {name}' brings it back, "
-                    f"'tidemill model remove {name} --purge' drops them"
-                )
-            if line == MAIN and (known is None or known.trainable):
-                raise Invalid(f"line: '{MAIN}' is the trainer's; name another, such as {LINE}")
-            examined = await asyncio.to_thread(examine_apart, content, question.model_copy(update={"record": known}))
-            version = await self._publish(known, examined, line, request)
+            work = asyncio.create_task(self._made(content, question, line, request))
+            work.add_done_callback(lambda _: self._turn.release())
+            turn.pop_all()
+        # Whoever asked may go away: what has begun is ended all the same, and nobody else begins before that.
+        known, examined, version = await asyncio.shield(work)
         snapshot = await self._store.snapshot(name)
         if known is None or known.loaded:
             await self._operators.applied(name, "channel_seq", snapshot.channel_seq, monotonic() + _APPLIED_S)
         answers = [one.name for one in snapshot.policy.variants if snapshot.resolve(one) == version.number]
         return answer(_described(examined.record, version, answers, new=known is None, said=examined.said), 201)
+
+    async def _made(
+        self, content: bytes, question: Question, line: str, request: Request
+    ) -> tuple[ModelRecord | None, Examined, Version]:
+        """Return what was on record before, what the file is good for, and the version that it has become."""
+        name, claim = question.name, import_consumer(question.name)
+        at, _ = await self._store.consumer(claim)
+        known = (await self._store.models()).get(name)
+        if known is None and name in await self._store.removed():
+            raise Invalid(
+                f"model '{name}' was removed and its data are kept: 'tidemill model add {name}' brings it back, "
+                f"'tidemill model remove {name} --purge' drops them"
+            )
+        if line in (MAIN, compressed_line(MAIN)) and (known is None or known.trainable):
+            raise Invalid(f"line: '{line}' is the trainer's; name another, such as {LINE}")
+        examined = await asyncio.to_thread(examine_apart, content, question.model_copy(update={"record": known}))
+        if known is None:
+            await self._claim(name, Advance(claim, at, following(at)))
+        return known, examined, await self._publish(known, examined, line, request)
+
+    async def _claim(self, name: str, step: Advance) -> None:
+        """Let one import alone make a new model: another replica may have one of that name, with other features, at work.
+
+        Raises:
+            Conflict: another one has made it meanwhile.
+        """
+        with contextlib.suppress(Fenced):
+            await self._store.advance(step, [])
+            if name not in await self._store.models():
+                return
+        raise Conflict(f"another import has made model '{name}' meanwhile: look at it, and send this one again")
 
     async def _publish(self, known: ModelRecord | None, examined: Examined, line: str, request: Request) -> Version:
         record, why = examined.record, request.query_params.get("why", "")

@@ -94,7 +94,7 @@ class OpenInference:
         caller: Caller = request.scope[CALLER]
         rows: list[dict[str, str]] = []
         for name, record in sorted((await self._replica.store.models()).items()):
-            if caller.key is not None and caller.key.models and name not in caller.key.models:
+            if not caller.sees(name):
                 continue
             hosted = self._replica.models.get(name)
             live = hosted.state.live.values() if hosted is not None else ()

@@ -21,7 +21,7 @@ class ServingSettings(BaseModel):
     require_key: bool = False
     """Whether predictions need a key, as they must where others than this machine can reach the platform."""
     replicas: int = 1
-    """Among how many replicas limits are divided."""
+    """Among how many replicas limits are divided before any have reported."""
     when_redis_is_away: Literal["durable", "available"] = "durable"
     """durable: 503 until predictions can be logged; available: answer, buffer, and count what was lost."""
     buffer_entries: int = 10_000

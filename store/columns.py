@@ -6,12 +6,13 @@ from math import isnan
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from store.errors import SchemaError
 from store.schema import FLOAT32_MAX, MAX_TEXT, FeatureField, Kind, Row, Schema, Value
 
-_MOMENTS = TypeAdapter(list[datetime])
+_MOMENTS = TypeAdapter(list[datetime], config=ConfigDict(strict=True))
 
 
 def rows_of(schema: Schema, columns: Mapping[str, np.ndarray]) -> list[Row]:
@@ -98,7 +99,8 @@ def _categories(field: FeatureField, column: np.ndarray) -> list[Value]:
 def _timestamps(field: FeatureField, column: np.ndarray) -> list[Value]:
     values = _texts(field, column)
     try:
-        moments = iter(_MOMENTS.validate_python([value for value in values if value is not None]))
+        # As JSON, by whose rules requests are read: a date without a time is none.
+        moments = iter(_MOMENTS.validate_json(to_json([value for value in values if value is not None])))
     except ValidationError as error:
         raise SchemaError(f"{field.name}: {error.errors(include_input=False)[0]['msg']}") from None
     # As in requests' JSON: the wall clock counts, an offset is dropped.

@@ -25,7 +25,7 @@ def streams_of(model: str) -> tuple[str, ...]:
 
 def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a model's consumers, and what those of its learners begin with."""
-    return (join_consumer(model), controller_consumer(model)), (learner_consumer(model, ""),)
+    return (join_consumer(model), controller_consumer(model), import_consumer(model)), (learner_consumer(model, ""),)
 
 
 def join_consumer(model: str) -> str:
@@ -39,6 +39,11 @@ def controller_consumer(model: str) -> str:
 def compressed_line(line: str) -> str:
     """Where a learner that publishes its versions compressed as well puts those."""
     return f"{line}-compressed"
+
+
+def import_consumer(model: str) -> str:
+    """Whoever makes a new model moves it: of two at a time one can."""
+    return f"import:{model}"
 
 
 def learner_consumer(model: str, line: str = MAIN) -> str:

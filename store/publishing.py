@@ -42,6 +42,11 @@ async def publish(
     return await publish_answered(store, model, graph, weights, scores, line, told, parent=parent, tolerance=tolerance)
 
 
+def following(position: str) -> str:
+    """Return the position of the next step of a consumer that reads no stream and only counts."""
+    return f"{int(position.partition('-')[0]) + 1}-0"
+
+
 async def publish_answered(
     store: Store,
     model: str,
@@ -68,12 +73,11 @@ async def publish_answered(
     consumer = learner_consumer(model, line)
     at, _ = await store.consumer(consumer)
     await store.put_graph(model, graph)
-    count = int(at.partition("-")[0]) + 1
     version = Version(
         model=model,
         line=line,
         parent=parent,
-        position=f"{count}-0",
+        position=following(at),
         created_at=time(),
         graph=graph.digest,
         weights=digest_of(weights),

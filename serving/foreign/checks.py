@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 MOST_ELEMENTS = 100_000_000
+MOST_DIMENSIONS = 64
 OLDEST_OPSET = 9
 """Of ai.onnx: the wrapping takes its operators as they are from there on."""
 
@@ -150,6 +151,8 @@ def _check_numbers(values: np.ndarray, where: str) -> None:
 
 
 def _elements(dims: Sequence[int], where: str) -> int:
+    if len(dims) > MOST_DIMENSIONS:
+        raise Refused(f"{where} has {len(dims):,} dimensions: {MOST_DIMENSIONS} are the most")
     if any(size < 0 for size in dims):
         raise Refused(f"{where} has a negative size: the file is damaged")
     return math.prod(dims)

@@ -4,16 +4,24 @@ import contextlib
 import os
 import resource
 import sys
+import tempfile
 from typing import Any
 
 import msgpack
 
 from serving.errors import Refused
 from serving.foreign.examination import examine
-from serving.foreign.question import Examined, Question
+from serving.foreign.question import Examined, Question, readable
 from serving.foreign.sandbox import OUT_OF_MEMORY
 
 _FILES = 64
+
+
+def _go_nowhere() -> None:
+    """Work in a directory that is gone: no relative path leads anywhere, and there is none to be left behind."""
+    nowhere = tempfile.mkdtemp(prefix="tidemill-import-")
+    os.chdir(nowhere)
+    os.rmdir(nowhere)
 
 
 def _limit(limits: dict[str, Any]) -> None:
@@ -42,7 +50,7 @@ def _answer(examined: Examined) -> dict[str, Any]:
         "scores": examined.scores.tobytes(),
         "shape": examined.scores.shape,
         "lineage": examined.lineage,
-        "said": examined.said,
+        "said": [readable(sentence) for sentence in examined.said],
     }
 
 
@@ -51,12 +59,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     told: dict[str, Any] = msgpack.unpackb(sys.stdin.buffer.read())
+    _go_nowhere()
     question = Question.model_validate_json(told["question"])
     _limit(told["limits"])
     try:
         said = _answer(examine(told["content"], question))
     except Refused as refused:
-        said = {"refused": str(refused)}
+        said = {"refused": readable(str(refused))}
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     with answers:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from serving.foreign.checks import checked, validate
 from serving.foreign.matching import Feed, derived, matched
 from serving.foreign.meaning import Answers, Meaning, Wanted, meaning_of
 from serving.foreign.plausible import plausible_rows
-from serving.foreign.question import Examined, Question
+from serving.foreign.question import Examined, Question, readable
 from serving.foreign.signature import chosen_output, class_labels, inputs_of
 from serving.foreign.wrapping import ends_in_sigmoid, inlined, wrapped
 from store.artefact import ArtefactError, graph_of, open_session
 from store.encoding import Encoded
 from store.schema import Schema
 from store.spec import ModelRecord, Schedule
+
+MOST_OUTPUTS = 10_000
+MOST_CPU_S = 5.0
+"""Opening a version and answering its golden inputs, which every replica does while its other models wait."""
 
 _TOLERANCE = 1e-5
 _PLACE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ .*?\) (?=[A-Z])")
@@ -76,6 +81,8 @@ def _original(model: ModelProto, feeds: tuple[Feed, ...], output: str, golden: E
     if values.ndim not in (1, 2) or len(values) != rows or not values.size:
         raise Refused(f"output '{output[:80]}' has shape {values.shape} for {rows} rows: it is to be [N] or [N, columns]")
     values = values.reshape(rows, -1).astype(np.float32)
+    if values.shape[1] > MOST_OUTPUTS:
+        raise Refused(f"output '{output[:80]}' has {values.shape[1]:,} columns: {MOST_OUTPUTS:,} are the most")
     if not np.isfinite(values).all():
         missing = np.isnan(golden.numbers).any(axis=1)
         hint = ": a feature may be missing, and then it does" if np.isfinite(values[~missing]).all() and missing.any() else ""
@@ -90,6 +97,7 @@ def _fed(feed: Feed, numbers: np.ndarray) -> np.ndarray:
 
 def _tried(onnx: bytes, weights: bytes, golden: Encoded, expected: np.ndarray) -> np.ndarray:
     """Return the version's golden scores: the model's own, and the same for a row that comes alone."""
+    started = process_time()
     try:
         session = open_session(onnx, weights)
         scores, alone = session.run(golden), session.run(golden.take([0]))
@@ -99,6 +107,11 @@ def _tried(onnx: bytes, weights: bytes, golden: Encoded, expected: np.ndarray) -
         raise
     except Exception as error:  # onnxruntime's own errors derive from Exception alone
         raise Refused(f"the model does not answer one row alone: {_plain(error)}") from error
+    if (spent := process_time() - started) > MOST_CPU_S:
+        raise Refused(
+            f"opening the model and asking it {len(golden) + 1} rows takes {spent:.1f} s of processor time: "
+            f"{MOST_CPU_S:g} are the most"
+        )
     if scores.shape != expected.shape or not np.allclose(scores, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise Refused("wrapped as a version, the model answers otherwise than by itself")
     if alone.shape != (1, scores.shape[1]) or not np.allclose(alone[0], scores[0], rtol=_TOLERANCE, atol=_TOLERANCE):
@@ -115,7 +128,7 @@ def _lineage(model: ModelProto, content: bytes) -> dict[str, Any]:
     return {
         "made": "elsewhere",
         "sha256": hashlib.sha256(content).hexdigest(),
-        "producer": model.producer_name[:100],
-        "producer_version": model.producer_version[:100],
-        "opset": {one.domain[:100] or "ai.onnx": one.version for one in list(model.opset_import)[:20]},
+        "producer": readable(model.producer_name[:100]),
+        "producer_version": readable(model.producer_version[:100]),
+        "opset": {readable(one.domain[:100]) or "ai.onnx": one.version for one in list(model.opset_import)[:20]},
     }

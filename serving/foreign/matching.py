@@ -7,6 +7,9 @@ from serving.errors import Refused
 from serving.foreign.signature import MOST_COLUMNS, Input
 from store.schema import FeatureField, Schema
 
+MOST_FEATURES = 1000
+"""Of a model that is made from its inputs: each is a field that every replica reads requests by."""
+
 _NUMERIC = ("number", "boolean", "vector")
 _NOT_YET = {"category": "a text", "timestamp": "a time"}
 
@@ -89,6 +92,8 @@ def derived(inputs: Sequence[Input]) -> Schema:
     Raises:
         Refused: an input takes text, or has a name or a size that no feature can have.
     """
+    if len(inputs) > MOST_FEATURES:
+        raise Refused(f"the model has {len(inputs):,} inputs: {MOST_FEATURES:,} are the most; one [N, d] takes d numbers")
     fields: list[FeatureField] = []
     for one in inputs:
         if not one.name.isprintable() or not 1 <= len(one.name) <= 100:

@@ -9,6 +9,7 @@ from serving.errors import Refused
 from store.spec import ModelRecord, Objective
 
 _CLOSE = 1e-3
+_LONGEST_CLASS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def _only_column(answers: Answers, objective: Objective) -> int:
 
 def _class_columns(answers: Answers, classes: Sequence[str]) -> tuple[int, ...]:
     """Return the column of each class: by the names that the model gives them, or in order where it numbers them."""
+    if unreadable := [name for name in classes if not name.isprintable() or not 1 <= len(name) <= _LONGEST_CLASS]:
+        raise Refused(f"class {unreadable[0][:80]!r}: a class is named by 1 to {_LONGEST_CLASS} printable characters")
     if len(set(classes)) != len(classes) or len(classes) < 2 or answers.columns != len(classes):
         raise Refused(
             f"output '{answers.name[:80]}' has {answers.columns} columns, and the classes are {', '.join(classes)[:300]}: "

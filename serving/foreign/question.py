@@ -10,6 +10,11 @@ from store.protocols import Graph
 from store.spec import ModelRecord, Objective
 
 
+def readable(text: str) -> str:
+    """Names in a file may hold anything, and what is said of them is shown in a terminal."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in text)
+
+
 class Question(BaseModel):
     """What is to become of a file: a version of `record`, or where that is None the first version of a new model `name`."""
 

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import msgpack
@@ -20,9 +19,14 @@ from store.spec import ModelRecord
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an examination may take. `memory_bytes` is of address space."""
+    """What an examination may take.
 
-    memory_bytes: int = 4 * 2**30
+    `memory_bytes` is of address space, and `for_each_byte` of the file so much more is added: what a small file asks for,
+    every replica would have to hold.
+    """
+
+    memory_bytes: int = 2**30
+    for_each_byte: int = 12
     cpu_s: int = 60
     wall_s: float = 120.0
 
@@ -36,13 +40,11 @@ def examine_apart(content: bytes, question: Question, limits: Limits = DEFAULT_L
     Raises:
         Refused: it cannot become that version, or took more than it may.
     """
+    limits = replace(limits, memory_bytes=limits.memory_bytes + limits.for_each_byte * len(content))
     told = msgpack.packb({"question": question.model_dump_json(), "limits": asdict(limits), "content": content})
-    command = [sys.executable, "-m", "serving.foreign.child"]
+    command = [sys.executable, "-P", "-m", "serving.foreign.child"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with (
-        tempfile.TemporaryDirectory(prefix="tidemill-import-") as nowhere,
-        tether.spawn(command, cwd=nowhere, env=_environment(), start_new_session=True, **pipes) as process,
-    ):
+    with tether.spawn(command, cwd="/", env=_environment(), start_new_session=True, **pipes) as process:
         try:
             said, _ = process.communicate(told, timeout=limits.wall_s)
         except subprocess.TimeoutExpired:
@@ -57,7 +59,8 @@ def examine_apart(content: bytes, question: Question, limits: Limits = DEFAULT_L
 def _environment() -> dict[str, str]:
     """No more than Python needs to start: nothing in it is worth having."""
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+    names = ("PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -65,7 +68,7 @@ def _ending(code: int, limits: Limits) -> str:
     if code == -signal.SIGXCPU:
         return f"examining the model took more than {limits.cpu_s} s of processor time: it is too slow to serve"
     if code == OUT_OF_MEMORY:
-        return f"examining the model took more than {limits.memory_bytes / 2**30:g} GiB of memory: it is too large to serve"
+        return f"examining the model took more than {limits.memory_bytes / 2**30:.3g} GiB of memory: it is too large to serve"
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
     return f"the process that examined the model ended {how}: a model that can do that is not served"
 

@@ -63,8 +63,9 @@ def wrapped(
     Args:
         columns: which of the output's columns are the scores, in order; `of`: how many it has.
     """
-    model = compose.add_prefix(model, _PREFIX, inplace=True)
-    graph = model.graph
+    # onnx itself looks into subgraphs before it has seen the weights, and they may use these.
+    renamed = {tensor.name: f"{_PREFIX}{tensor.name}" for tensor in model.graph.initializer}
+    graph = compose.add_prefix_graph(model.graph, _PREFIX, inplace=True, name_map=renamed)
     constants: dict[str, np.ndarray] = {}
     before = [node for number, feed in enumerate(feeds) for node in _feeding(feed, f"feed{number}", constants)]
     after = _answering(f"{_PREFIX}{output}", columns, of, constants)

@@ -38,6 +38,29 @@ class ModelRegistryContract:
         record = (await store.models())["m"]
         assert (record.schedule, record.max_skew_s) == (chosen, 5.0)
 
+    async def test_of_many_who_change_a_record_at_once_none_loses_a_change(self, store: ModelRegistry) -> None:
+        """Each field has one writer that changes it again and again, and must find its own last change afterwards."""
+        await store.register(model_record())
+
+        async def schedules() -> None:
+            for number in range(1, 31):
+                await store.set_schedule("m", Schedule(outcomes=number))
+                assert (await store.models())["m"].schedule.outcomes == number
+
+        async def loading() -> None:
+            for number in range(30):
+                await store.set_loaded("m", bool(number % 2))
+                assert (await store.models())["m"].loaded == bool(number % 2)
+
+        async def declarations() -> None:
+            for number in range(30):
+                await store.register(model_record(max_skew_s=float(number)))
+                assert (await store.models())["m"].max_skew_s == float(number)
+
+        await asyncio.gather(schedules(), loading(), declarations())
+        record = (await store.models())["m"]
+        assert (record.schedule.outcomes, record.loaded, record.max_skew_s) == (30, True, 29.0)
+
     async def test_a_declaration_that_weights_would_not_fit_is_refused(self, store: ModelRegistry) -> None:
         await store.register(model_record())
         with pytest.raises(SpecError, match="'m'"):

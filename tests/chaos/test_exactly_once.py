@@ -1,9 +1,11 @@
 """A trainer killed anywhere, any number of times, ends with the same bits as one that never was."""
 
 import asyncio
+import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,18 @@ from store.redis_store import RedisStore
 
 pytestmark = pytest.mark.chaos
 
-MODEL, CUTS, ROWS = "coin", 150, 20
+MODEL, ROWS = "coin", 20
+CUTS, SISTER_CUTS = 150, 60
+"""Micro-batches; with a compressed child each, fewer of them take as long."""
+
 TRAINER = '''
-import asyncio, os, signal, sys, threading
+import asyncio, json, os, signal, sys, threading
 import torch
 from pydantic import BaseModel
 from store.redis_store import RedisStore
+from store.schema import schema_of
 from store.spec import ModelSpec, Schedule
+from trainer.export import Scorer, export
 import trainer.joining
 import trainer.loop
 from trainer.loop import Trainer
@@ -47,45 +54,49 @@ def network(schema, outputs):
     return Dropping(schema.numbers, schema.buckets, outputs)
 
 
-url, prefix, kill_at, count, delay_s, last, compress = sys.argv[1:]
-spec = ModelSpec(name="coin", features=Features, network=network, schedule=Schedule(seconds=None), compress=compress)
-seen = 0
-
-
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def reached(stage):
-    global seen
-    seen += stage == kill_at
-    if stage == kill_at and seen == int(count):
-        die()
+async def train(url, prefix, kill_at, count, delay_s, last, compress):
+    seen = 0
 
+    def reached(stage):
+        nonlocal seen
+        seen += stage == kill_at
+        if stage == kill_at and seen == count:
+            die()
 
-async def main():
-    store = RedisStore(url, prefix)
-    trainer = Trainer(spec, store, reached=reached)
+    spec = ModelSpec(name="coin", features=Features, network=network, schedule=Schedule(seconds=None), compress=compress)
+    trainer = Trainer(spec, RedisStore(url, prefix), reached=reached)
     await trainer.start()
-    if float(delay_s):
-        threading.Timer(float(delay_s), die).start()
+    if delay_s:
+        threading.Timer(delay_s, die).start()
     while trainer.progress["join"] != last or await trainer.step():
         await trainer.step()
     os._exit(0)
 
 
-asyncio.run(main())
+# Torch takes seconds to be imported, and what exports networks as long again: each life is a fork of a process that has
+# done no more than that.
+schema = schema_of(Features)
+export(Scorer(network(schema, 1), "binary").eval(), schema)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        asyncio.run(train(*json.loads(line)))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 '''
 NAMED = ("join.before", "join.after", "publish.before", "publish.after")
 
 
-def _write_log(url: str, prefix: str) -> str:
+def _write_log(url: str, prefix: str, cuts: int = CUTS) -> str:
     """The same entries under the same positions, whoever asks."""
     draw = random.Random(7)
     redis = Redis.from_url(url)
     key = f"{prefix}:{log_stream(MODEL)}"
     position = 0
-    for cut in range(CUTS):
+    for cut in range(cuts):
         ids = [f"p{cut}-{row}" for row in range(ROWS)]
         rows: list[list[float | str | bool | bytes | None]] = [
             [draw.choice("ab"), draw.choice([None, draw.random()])] for _ in ids
@@ -100,12 +111,29 @@ def _write_log(url: str, prefix: str) -> str:
     return f"1700000000000-{position}"
 
 
-def _train(
-    url: str, prefix: str, last: str, kill_at: str = "-", count: int = 0, delay_s: float = 0.0, compress: str = ""
-) -> int:
-    arguments = [url, prefix, kill_at, str(count), str(delay_s), last, compress]
+class Lives:
+    """Trainers that live one after the other, each a process of its own."""
+
+    def __init__(self, nursery: "subprocess.Popen[str]", url: str) -> None:
+        self._nursery, self._url = nursery, url
+
+    def __call__(
+        self, prefix: str, last: str, kill_at: str = "-", count: int = 0, delay_s: float = 0.0, compress: str = ""
+    ) -> int:
+        """Let a trainer learn the log to its end, or until it is killed; return its exit code."""
+        assert self._nursery.stdin
+        assert self._nursery.stdout
+        print(json.dumps([self._url, prefix, kill_at, count, delay_s, last, compress]), file=self._nursery.stdin, flush=True)
+        return int(self._nursery.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def train(redis_url: str) -> Iterator[Lives]:
     root = Path(__file__).parents[2]
-    return subprocess.run([sys.executable, "-c", TRAINER, *arguments], cwd=root, check=False, timeout=300).returncode
+    command = [sys.executable, "-c", TRAINER]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+        yield Lives(nursery, redis_url)
+        nursery.kill()
 
 
 async def _result(url: str, prefix: str) -> tuple[list[Version], str, str]:
@@ -117,21 +145,21 @@ async def _result(url: str, prefix: str) -> tuple[list[Version], str, str]:
     return versions, digest_of(weights), digest_of(state)
 
 
-def test_a_killed_trainer_ends_with_the_bits_of_one_that_was_not(redis_url: str, prefix: str) -> None:
+def test_a_killed_trainer_ends_with_the_bits_of_one_that_was_not(train: Lives, redis_url: str, prefix: str) -> None:
     calm, killed = f"{prefix}-calm", f"{prefix}-killed"
     last = _write_log(redis_url, calm)
     assert _write_log(redis_url, killed) == last
-    assert _train(redis_url, calm, last) == 0
+    assert train(calm, last) == 0
     for stage in NAMED:
-        assert _train(redis_url, killed, last, kill_at=stage, count=3) == -9, stage
+        assert train(killed, last, kill_at=stage, count=3) == -9, stage
     moments = random.Random(11)
     deaths = 0
     for _ in range(10):
-        code = _train(redis_url, killed, last, delay_s=moments.uniform(0.005, 0.2))
+        code = train(killed, last, delay_s=moments.uniform(0.005, 0.2))
         assert code in (0, -9)
         deaths += code == -9
     assert deaths >= 5, "the log was too short for its trainer to be killed"
-    assert _train(redis_url, killed, last) == 0
+    assert train(killed, last) == 0
     expected, actual = (asyncio.run(_result(redis_url, place)) for place in (calm, killed))
     assert actual[1:] == expected[1:]
     versions = actual[0]
@@ -140,22 +168,22 @@ def test_a_killed_trainer_ends_with_the_bits_of_one_that_was_not(redis_url: str,
     assert [version.outcomes for version in versions] == [ROWS] * CUTS + [0]
 
 
-def test_a_killed_trainer_leaves_each_version_with_one_compressed_child(redis_url: str, prefix: str) -> None:
+def test_a_killed_trainer_leaves_each_version_with_one_compressed_child(train: Lives, redis_url: str, prefix: str) -> None:
     calm, killed, method = f"{prefix}-calm-sister", f"{prefix}-killed-sister", "dynamic_int8"
-    last = _write_log(redis_url, calm)
-    assert _write_log(redis_url, killed) == last
-    assert _train(redis_url, calm, last, compress=method) == 0
+    last = _write_log(redis_url, calm, SISTER_CUTS)
+    assert _write_log(redis_url, killed, SISTER_CUTS) == last
+    assert train(calm, last, compress=method) == 0
     for stage in ("publish.before", "publish.after", "compress.after"):
         for count in (1, 2):
-            assert _train(redis_url, killed, last, kill_at=stage, count=count, compress=method) == -9, stage
+            assert train(killed, last, kill_at=stage, count=count, compress=method) == -9, stage
     moments = random.Random(12)
     for _ in range(5):
-        assert _train(redis_url, killed, last, delay_s=moments.uniform(0.005, 0.4), compress=method) in (0, -9)
-    assert _train(redis_url, killed, last, compress=method) == 0
+        assert train(killed, last, delay_s=moments.uniform(0.005, 0.4), compress=method) in (0, -9)
+    assert train(killed, last, compress=method) == 0
     expected, actual = (asyncio.run(_result(redis_url, place)) for place in (calm, killed))
     assert actual[1:] == expected[1:]
     parents, children = ([version for version in actual[0] if version.line == line] for line in ("main", "main-compressed"))
-    assert len(parents) == CUTS + 1
+    assert len(parents) == SISTER_CUTS + 1
     assert [(one.parent, one.position) for one in children] == [(one.number, one.position) for one in parents]
     theirs = [version.weights for version in expected[0] if version.line == "main-compressed"]
     assert [one.weights for one in children] == theirs

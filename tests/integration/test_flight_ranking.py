@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from examples.flights import Features
-from examples.flights.ranking import EXPERIMENT, RIVAL, Call, compare, sooner_first, travellers
+from examples.flights.crowd import EXPERIMENT, RIVAL, Call, compare
+from examples.flights.ranking import sooner_first, travellers
 from examples.flights.stream import load
 from serving.controller import Controller
 from serving.settings import ServingSettings

@@ -1,7 +1,9 @@
 """Models from elsewhere over HTTP: imported, asked, compared, labelled; what is hostile leaves no trace."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +17,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from serving.foreign.examination import examine
-from serving.foreign.question import Question
+from serving.foreign.question import Examined, Question
+from serving.foreign.sandbox import examine_apart
 from serving.foreign.testing import logistic
 from serving.settings import ServingSettings
 from serving.testing import TOKEN, refused, serving
-from store.names import outcome_stream
+from store.names import learner_consumer, outcome_stream
 from store.publishing import publish_answered
 from store.records import Outcomes, unpack_outcomes
 from store.redis_store import RedisStore
@@ -202,6 +205,13 @@ async def _everything(store: RedisStore) -> tuple[Any, ...]:
     )
 
 
+def _with_input(name: str) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        model.graph.input[0].name = model.graph.node[0].input[0] = name
+
+    return change
+
+
 def _with_foreign_domain(model: Any) -> None:
     model.graph.node[0].domain = "evil"
 
@@ -273,3 +283,59 @@ async def test_imports_need_the_token(client: httpx.AsyncClient) -> None:
 async def test_two_imports_at_a_time_are_both_versions(client: httpx.AsyncClient) -> None:
     both = await asyncio.gather(*(_import(client, "race", logistic()) for _ in range(2)))
     assert sorted(one.json()["version"] for one in both) == [1, 2]
+
+
+@pytest.mark.parametrize("line", ["main", "main-compressed"])
+async def test_the_trainers_lines_are_the_trainers(client: httpx.AsyncClient, store: RedisStore, line: str) -> None:
+    before = await store.consumer(learner_consumer("learned", line))
+    refused(await _import(client, "learned", logistic(), line=line), 422, f"'{line}' is the trainer's")
+    assert await store.consumer(learner_consumer("learned", line)) == before
+
+
+async def test_of_two_replicas_that_make_a_model_one_does(
+    client: httpx.AsyncClient, store: RedisStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files of different features, under one name: the second may not become a version of the first one's model."""
+    both_at_work = threading.Barrier(2)
+
+    def together(*given: Any) -> Examined:
+        both_at_work.wait(30)
+        return examine_apart(*given)
+
+    monkeypatch.setattr("serving.imports.examine_apart", together)
+    settings = ServingSettings(redis_url=redis_url, prefix=store._prefix, token="secret")  # pyright: ignore[reportPrivateUsage]
+    names = {"x": logistic(), "y": logistic(_with_input("y"))}
+    async with serving(settings) as other:
+        replies = await asyncio.gather(_import(client, "torn", names["x"]), _import(other, "torn", names["y"]))
+    won, lost = sorted(replies, key=lambda reply: reply.status_code)
+    assert won.status_code == 201, won.text
+    refused(lost, 409, "another import has made model 'torn' meanwhile")
+    [version] = await store.versions("torn")
+    feature = (await store.models())["torn"].features.fields[0].name
+    assert version.lineage["sha256"] == hashlib.sha256(names[feature]).hexdigest()
+    assert (await _ask(client, "torn", [{feature: [1, 2, 3]}]))[0]["version"] == 1
+
+
+async def test_an_import_goes_on_without_its_client_and_keeps_its_turn(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a client that comes and goes would have the platform examine any number of files at a time."""
+    begun, going_on = threading.Event(), threading.Event()
+    at_work: list[str] = []
+
+    def slowly(content: bytes, question: Question) -> Examined:
+        at_work.append(question.name)
+        begun.set()
+        going_on.wait(30)
+        return examine_apart(content, question)
+
+    monkeypatch.setattr("serving.imports.examine_apart", slowly)
+    gone = asyncio.create_task(_import(client, "gone", logistic()))
+    await asyncio.to_thread(begun.wait, 30)
+    gone.cancel()
+    next_one = asyncio.create_task(_import(client, "next", logistic()))
+    await asyncio.sleep(0.2)
+    assert at_work == ["gone"]
+    going_on.set()
+    assert (await next_one).status_code == 201
+    assert (await client.get("/admin/models/gone/versions", headers=TOKEN)).json()["versions"][0]["number"] == 1

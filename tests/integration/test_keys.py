@@ -1,6 +1,7 @@
 """Keys where they are needed: who may do what, how much of it, until when; and deadlines."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -10,10 +11,13 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from serving.access import UNLIMITED, Caller
 from serving.app import build
+from serving.errors import LimitReached
+from serving.replica import Replica
 from serving.settings import ServingSettings
 from serving.testing import GOOD, TOKEN, refused, serving
-from store.keys import issue
+from store.keys import Limits, issue
 from store.names import log_stream
 from store.redis_store import RedisStore
 from store.spec import ModelSpec, Schedule
@@ -99,6 +103,23 @@ async def test_no_route_answers_without_a_key_or_with_a_wrong_one(place: Place, 
         reply = await place.client.request(method, path, headers=header, json=ASK)  # pyright: ignore[reportArgumentType]
         refused(reply, 401)
         assert reply.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_stranger_learns_only_whether_the_platform_is_ready(place: Place) -> None:
+    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {issue('app')[1]}"}):
+        reply = await place.client.get("/readyz", headers=header)
+        assert (reply.status_code, reply.json()) == (200, {"ready": True})
+
+
+async def test_a_key_for_some_models_sees_no_other(place: Place) -> None:
+    bound, free = await place.key(models=["other"]), await place.key()
+    for header, models in ((bound, ["other"]), (free, ["m", "other"]), (TOKEN, ["m", "other"])):
+        ready = (await place.client.get("/readyz", headers=header)).json()
+        assert (ready["ready"], ready["models"]) == (True, models)
+        described = (await place.client.get("/openapi.json", headers=header)).json()
+        [model] = described["paths"]["/models/{model}/predict"]["post"]["parameters"]
+        named = model["schema"]["enum"]
+        assert named == models
 
 
 @pytest.mark.parametrize("path", ["/models/m/predict", "/models/m/rank", "/v2/models/m/infer", "/models/m/predict/"])
@@ -256,3 +277,29 @@ async def test_what_nobody_waits_for_is_not_begun(place: Place) -> None:
         assert (await place.client.post(PREDICT, json=ASK, headers=TOKEN | header)).status_code == 200
     for wrong in ("soon", "-1", "nan", "inf", "9" * 400, ""):
         refused(await place.client.post(PREDICT, json=ASK, headers=TOKEN | {"x-request-timeout-ms": wrong}), 422, "a number")
+
+
+async def test_limits_are_divided_by_the_replicas_that_there_are(redis_url: str, prefix: str) -> None:
+    """Not by those that there may be: one that is alone lets through all that a key may send."""
+    settings = ServingSettings(redis_url=redis_url, prefix=prefix, token="secret", replicas=8, lease_s=1.0)
+    first, second = Replica(settings), Replica(settings)
+    assert first.access.replicas == 8
+
+    async def divided_by(count: int) -> None:
+        async with asyncio.timeout(30):
+            while first.access.replicas != count:  # noqa: ASYNC110 - as the replica comes to know it
+                await asyncio.sleep(0.01)
+
+    await first.start()
+    await divided_by(1)
+    caller = Caller("k", "predict", issue("k", limits=Limits(concurrency=4))[0])
+    with contextlib.ExitStack() as at_work:
+        for _ in range(4):
+            at_work.enter_context(first.access.admitted(caller, "m", UNLIMITED))
+        with pytest.raises(LimitReached), first.access.admitted(caller, "m", UNLIMITED):
+            pass
+    await second.start()
+    await divided_by(2)
+    await second.close()
+    await divided_by(1)
+    await first.close()

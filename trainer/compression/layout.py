@@ -1,7 +1,7 @@
 """Between the platform's artefacts (a graph, its weights beside it) and the whole models that quantisers take."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ def lowered(full: Whole, least_columns: int) -> Lowered:
         NotApplicable: there is none with a weight matrix of at least `least_columns` columns.
     """
     model = full.model
-    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses = Counter(_used(model.graph))
     turned = frozenset(node.input[1] for node in model.graph.node if node.op_type == "Gemm" and _turns(node))
     if shared := [name for name in turned if uses[name] > 1]:
         raise NotApplicable(f"weight '{shared[0]}' feeds several nodes of the graph")
@@ -98,6 +98,15 @@ def lowered(full: Whole, least_columns: int) -> Lowered:
     if not matrices:
         raise NotApplicable(f"the graph has no MatMul with a weight matrix of at least {least_columns} columns")
     return Lowered(full, matrices, turned & tensors.keys())
+
+
+def _used(graph: onnx.GraphProto) -> Iterator[str]:
+    """Every name that a node takes, in subgraphs too, which see the weights around them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _used(inner)
 
 
 def _replace_gemm(model: onnx.ModelProto, turned: frozenset[str]) -> None:

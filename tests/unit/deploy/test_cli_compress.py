@@ -13,7 +13,7 @@ from deploy import cli_compress, compressing
 from deploy.compressing import Candidate, Found, choose
 from store.memory import MemoryStore
 from store.names import outcome_stream
-from store.policy import Policy
+from store.policy import Policy, Variant
 from store.protocols import Advance, Commit, Version
 from store.publishing import publish
 from store.records import Outcome, Outcomes, Predictions, Served, pack_log, pack_outcomes
@@ -210,6 +210,20 @@ def test_a_version_without_a_matrix_product_is_left_alone(platform: FakePlatform
     assert "dynamic_int8: not applicable: the graph has no MatMul" in said
     assert "fp16: not applicable: the graph has no weight matrix" in said
     assert "published" not in said
+
+
+def test_where_nothing_is_trained_what_the_default_arm_runs_is_compressed(platform: FakePlatform, store: Kept) -> None:
+    async def imported() -> None:
+        first = await store.version("m", 1)
+        graph, weights = await store.graph("m", first.graph), await store.weights("m", 1)
+        await store.register((await store.models())["m"].model_copy(update={"name": "foreign", "trainable": False}))
+        await publish(store, "foreign", graph, weights, "imported")
+        await store.set_policy("foreign", Policy(variants=(Variant(name="main", line="imported"),)), 0)
+        await store.close()
+
+    asyncio.run(imported())
+    found = json.loads(platform.says("compress", "foreign", "--method", "fp16", "--json"))
+    assert (found["version"], found["line"], found["candidates"][1]["line"]) == (1, "imported", "imported-fp16")
 
 
 def test_classes_are_measured_as_well(platform: FakePlatform, store: Kept) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from examples.flights import spec
+from examples.flights.crowd import Found
 from examples.flights.ranking import (
     AHEAD,
     LEAST_FLIGHTS,
     LOOKS_ON,
     SUITS_WITHIN,
-    Found,
     Traveller,
     ab_needs,
     alone,

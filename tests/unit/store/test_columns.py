@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from store.columns import rows_of
 from store.encoding import Encoder
@@ -82,6 +83,7 @@ def test_columns_give_the_rows_that_json_gives(rows: list[dict[str, Any]]) -> No
         ({"name": np.array(["n" * 1001], dtype=object)}, "name: it is longer than 1,000 characters"),
         ({"colour": np.array(["green"], dtype=object)}, "colour: 'green' is not one of red, blue"),
         ({"at": np.array(["yesterday"], dtype=object)}, "at: "),
+        ({"at": np.array(["2026-01-01"], dtype=object)}, "at: "),
         ({"v": np.array([[1.0]])}, r"v: its shape is \[1, 1\], expected \[1, 2\]"),
         ({"v": np.array([1.0, 2.0])}, r"v: its shape is \[2\], expected \[1, 2\]"),
         ({"v": np.array([[1.0, np.nan]])}, "v: it holds what is no finite number"),
@@ -95,7 +97,7 @@ def test_what_its_field_does_not_allow_is_refused(change: dict[str, Any], says: 
         rows_of(SCHEMA, columns)
     if all(column.ndim for column in columns.values()):
         with pytest.raises(ValidationError):
-            JSON.validate_python([{name: column.tolist()[0] for name, column in columns.items()}], strict=True)
+            JSON.validate_json(to_json([{name: column.tolist()[0] for name, column in columns.items()}]), strict=True)
 
 
 def test_what_may_be_left_out_is_its_default_or_missing() -> None:

@@ -180,6 +180,21 @@ def test_a_weight_that_feeds_several_nodes_is_not_transposed_under_them(parent_o
         compress(METHODS["dynamic_int8"], tied, table.weights, table.rows)
 
 
+def test_a_weight_that_a_branch_uses_too_is_left_as_it_is(parent_of: Callable[[str], Parent]) -> None:
+    """Else the branch would keep this version's weight, and later versions would answer with it."""
+    table = parent_of("table")
+    model = onnx.load_from_string(table.graph.onnx)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    inside = onnx.helper.make_node("Identity", [gemm.input[1]], ["seen"])
+    seen = onnx.helper.make_tensor_value_info("seen", onnx.TensorProto.FLOAT, None)
+    branch = onnx.helper.make_graph([inside], "branch", [], [seen])
+    go = onnx.helper.make_node("Constant", [], ["go"], value=numpy_helper.from_array(np.array(True)))
+    model.graph.node.extend([go, onnx.helper.make_node("If", ["go"], ["again"], then_branch=branch, else_branch=branch)])
+    tied = Graph("", model.SerializeToString(), table.graph.golden_inputs)
+    with pytest.raises(NotApplicable, match="feeds several nodes"):
+        compress(METHODS["dynamic_int8"], tied, table.weights, table.rows)
+
+
 def test_a_compressed_version_is_not_compressed_again(parent_of: Callable[[str], Parent]) -> None:
     made = parent_of("table").compressed("fp16")
     with pytest.raises(CompressionError, match="compressed already, by fp16"):

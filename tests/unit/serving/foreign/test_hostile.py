@@ -48,6 +48,10 @@ def _lying(made: ModelProto) -> None:
     made.graph.initializer[0].dims[0] = 4
 
 
+def _many_dimensions(made: ModelProto) -> None:
+    made.graph.initializer[0].dims.extend([2] * 20_000)
+
+
 def _negative(made: ModelProto) -> None:
     made.graph.initializer[0].dims[0] = -3
 
@@ -152,6 +156,7 @@ HIDDEN = _external(numpy_helper.from_array(np.ones(1, dtype=np.float32), "k"), "
         (logistic(_huge), "1,000,000,000 elements: 100,000,000 are the most"),
         (logistic(_lying), "said to have 4 elements and carries 3"),
         (logistic(_negative), "negative size"),
+        (logistic(_many_dimensions), "20,002 dimensions: 64 are the most"),
         (logistic(_complex), "element type 14"),
         (logistic(_training), "training_info"),
         (logistic(_old), "opset 7"),
@@ -267,6 +272,70 @@ def _doubling(depth: int) -> bytes:
 def test_functions_without_end_harm_nobody(content: bytes, says: str) -> None:
     with pytest.raises(Refused, match=says):
         examine_apart(content, NEW, Limits(memory_bytes=2 * 2**30, cpu_s=5))
+
+
+def _classes(count: int) -> bytes:
+    """A model that gives each row a probability for so many classes."""
+    return _chained(("Expand", ["x", "shape"]), ("Softmax", ["v0"]), shape=np.array([1, count]))
+
+
+def _inputs(count: int) -> bytes:
+    names = [f"x{number}" for number in range(count)]
+    nodes = [
+        helper.make_node("Concat", names, ["all"], axis=1),
+        helper.make_node("ReduceMean", ["all", "axis"], ["p"]),
+    ]
+    inputs = [value(name, ["N", 1]) for name in names]
+    return model(nodes, inputs, [value("p", ["N", 1])], {"axis": np.array([1])}).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(_classes(10_001), "10,001 columns: 10,000 are the most"), (_inputs(1001), "1,001 inputs: 1,000 are the most")],
+    ids=["classes", "inputs"],
+)
+def test_what_would_swell_the_record_is_refused(content: bytes, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        examine(content, NEW)
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[2J", "c" * 101])
+def test_a_class_has_a_readable_name(name: str) -> None:
+    with pytest.raises(Refused, match="1 to 100 printable characters"):
+        examine(_classes(2), Question(name="m", objective="multiclass", classes=("fine", name)))
+
+
+def test_what_is_slow_is_not_published_for_replicas_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.foreign.examination.MOST_CPU_S", 0.0)
+    with pytest.raises(Refused, match=r"17 rows takes .* of processor time"):
+        examine(_looping(1000), NEW)
+
+
+def test_what_a_small_file_may_make_of_itself_is_small() -> None:
+    two_gib = helper.make_node("ConstantOfShape", ["size"], ["v"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [0.1]))
+    nodes = [two_gib, helper.make_node("Gather", ["v", "first"], ["g"]), helper.make_node("Add", ["x", "g"], ["p"])]
+    constants = {"size": np.array([2**29]), "first": np.array(0)}
+    content = model(nodes, [value("x", ["N", 1])], [value("p", ["N", 1])], constants).SerializeToString()
+    with pytest.raises(Refused, match=r"memory|ended"):
+        examine_apart(content, NEW)
+
+
+def test_what_a_file_names_is_shown_without_what_a_terminal_would_obey() -> None:
+    def named(made: ModelProto) -> None:
+        made.graph.node[0].name = "\x1b]0;owned\x07\nsecond line"
+        made.graph.node[0].domain = "evil"
+
+    with pytest.raises(Refused) as refused:
+        examine_apart(logistic(named), NEW)
+    assert str(refused.value).isprintable()
+
+    def signed(made: ModelProto) -> None:
+        made.producer_name = "\x1b[2Jme"
+        made.graph.output[0].name = made.graph.node[-1].output[0] = "p\x1b[31m"
+
+    examined = examine_apart(logistic(signed), NEW)
+    assert examined.lineage["producer"] == "\ufffd[2Jme"
+    assert all(sentence.isprintable() for sentence in examined.said)
 
 
 def test_memory_without_end_is_refused() -> None:

@@ -251,3 +251,14 @@ def test_bytes_that_are_not_those_on_record_are_told() -> None:
         check_digests(good, graph, weights + b" ")
     with pytest.raises(ArtefactError, match="graph of version"):
         check_digests(good, graph_of(graph.onnx + b"x", unpack_golden(graph.golden_inputs)), weights)
+
+
+def test_branches_use_the_weights_around_them() -> None:
+    double = helper.make_graph([helper.make_node("Mul", ["x", "two"], ["d"])], "double", [], [value("d", None)])
+    same = helper.make_graph([helper.make_node("Identity", ["x"], ["s"])], "same", [], [value("s", None)])
+    nodes = [helper.make_node("If", ["go"], ["y"], then_branch=double, else_branch=same)]
+    constants = {"two": np.array([[2.0]], dtype=np.float32), "go": np.array(True)}
+    content = model(nodes, [value("x", ["N", 1])], [value("y", ["N", 1])], constants).SerializeToString()
+    examined = examine(content, NEW)
+    golden = unpack_golden(examined.graph.golden_inputs)
+    assert np.allclose(examined.scores, 2.0 * golden.numbers)
