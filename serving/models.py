@@ -119,7 +119,8 @@ class Models:
         """
         position, deadline = await self._store.last(CONTROL), monotonic() + _SETTLED_S
         while True:
-            reports = [report for report in await self._store.reports() if report.role != "trainer"]
+            # Trainers are ended by their supervisor; hosts only read, and are ended when replicas use them no more.
+            reports = [report for report in await self._store.reports() if report.role not in ("trainer", "host")]
             behind = [
                 f"{report.role} {report.name} (pid {report.pid})"
                 for report in reports
