@@ -36,6 +36,8 @@ LOCAL_ENVIRONMENT = SERVE_ENVIRONMENT | {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # At rest Ray and Serve keep a sixth of a core busy with themselves; this was measured to take a quarter off.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
+    # How long a deployment waits for what it asks for before Serve says what that is.
+    "RAY_SERVE_SLOW_STARTUP_WARNING_S": "10",
     "RAY_enable_metrics_collection": "0",
     # A port that somebody else listens on is an error, not a port to share.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",

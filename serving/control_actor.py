@@ -30,7 +30,7 @@ class ControlActor:
     """Runs one controller per model for as long as it lives. Create it through `start_controller`."""
 
     def __init__(self, redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> None:
-        self._url, self._prefix = redis_url, prefix
+        self._url, self._prefix, self._telemetry = redis_url, prefix, telemetry
         telemetry.start("role", "controller")
         self._problems: dict[str, str] = {}
         os.nice(NICENESS)
@@ -49,7 +49,7 @@ class ControlActor:
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
         controllers: dict[str, asyncio.Task[None]] = {}
-        self._placing = asyncio.create_task(self._place(Placer(store, self._url, self._prefix)))
+        self._placing = asyncio.create_task(self._place(Placer(store, self._url, self._prefix, self._telemetry)))
         while True:
             try:
                 seen = await store.last(CONTROL)

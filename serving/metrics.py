@@ -68,12 +68,27 @@ class ReplicaMetrics:
         """Drop what was counted of a model that is served no more."""
         for metric in (
             self.predictions, self.latency, self.feedback, self.swaps, self.swap_failures, self.version, self.freshness,
-            self.failures,
+            self.failures, self.sizes,
         ):  # fmt: skip
             metric.remove_by_labels({"model": model})
 
     def exposition(self) -> str:
         return generate_latest(self.registry).decode()
+
+
+class HostMetrics:
+    """What a host of one variant counts."""
+
+    def __init__(self, model: str, variant: str) -> None:
+        self._registry = CollectorRegistry()
+        rows = Histogram("tidemill_batch_rows", "Rows of a run", ["model", "variant"], buckets=_SIZES, registry=self._registry)
+        seconds = Histogram(
+            "tidemill_batch_seconds", "Time of a run", ["model", "variant"], buckets=_LATENCY, registry=self._registry
+        )
+        self.rows, self.seconds = rows.labels(model, variant), seconds.labels(model, variant)
+
+    def exposition(self) -> str:
+        return generate_latest(self._registry).decode()
 
 
 class _Totals(Collector):

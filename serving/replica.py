@@ -123,8 +123,14 @@ class Replica:
         metrics, log, shadows = self.metrics, self.log, self.shadow_queue
         metrics.queues.labels("log").set_function(lambda: log.waiting)
         metrics.queues.labels("shadows").set_function(lambda: shadows.waiting)
+        metrics.queues.labels("batches").set_function(self._waiting_for_batches)
         metrics.total("tidemill_log_lost", "Log entries lost while Redis was away", "", lambda: {"": log.lost})
         metrics.total("tidemill_shadows", "Shadow scores by what became of them", "verdict", lambda: shadows.counts)
+
+    def _waiting_for_batches(self) -> int:
+        """Requests that wait for a batch to variants' own deployments."""
+        live = [one for hosted in self.models.values() for one in hosted.state.live.values()]
+        return sum(one.session.waiting for one in live if isinstance(one.session, Link))
 
     def measure(self) -> None:
         """Bring the metrics that are read, not counted, up to date."""

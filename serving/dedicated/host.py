@@ -19,13 +19,16 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serving.dedicated.link import Hosts, Scored
+from serving.metrics import HostMetrics
 from serving.opening import Opener
+from store import tracing
 from store.artefact import PROVIDERS, Session
 from store.encoding import Encoded
 from store.errors import StoreError, Unavailable
 from store.policy import Applied, Dedicated, Report
 from store.protocols import START
 from store.redis_store import RedisStore
+from store.telemetry import QUIET, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class HostSettings(BaseModel):
     model: str
     variant: str
     placement: Dedicated
+    telemetry: Telemetry = QUIET
     lease_s: float = 5.0
 
 
@@ -60,17 +64,30 @@ class Host:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="runs")
         self._problem = ""
         self._name = f"{settings.app}#{serve.get_replica_context().replica_id.unique_id}"
+        self._metrics = HostMetrics(settings.model, settings.variant)
+        settings.telemetry.start("host", self._name)
         self._tasks = [asyncio.create_task(self._supervised(work)) for work in (self._follow, self._renew)]
 
-    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray) -> Scored:
+    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray, carried: dict[str, str]) -> Scored:
         """Run a version on encoded rows; what the version cannot do comes back as text."""
-        try:
-            session = await self._session(number)
-        except Unavailable:
-            raise
-        except StoreError as error:
-            return Scored(None, 0.0, str(error))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _run, session, Encoded(numbers, categories))
+        about: dict[str, tracing.Value] = {
+            "tidemill.model": self._settings.model,
+            "tidemill.variant": self._settings.variant,
+            "tidemill.version": number,
+            "tidemill.rows": len(numbers),
+        }
+        with tracing.continued(carried), tracing.span("run", about):
+            try:
+                session = await self._session(number)
+            except Unavailable:
+                raise
+            except StoreError as error:
+                return Scored(None, 0.0, str(error))
+            self._metrics.rows.observe(len(numbers))
+            loop = asyncio.get_running_loop()
+            scored = await loop.run_in_executor(self._threads, _run, session, Encoded(numbers, categories))
+            self._metrics.seconds.observe(scored.seconds)
+            return scored
 
     async def opens(self, number: int) -> str:
         """Open a version; return what is wrong with it, empty where nothing is."""
@@ -129,6 +146,7 @@ class Host:
             pid=os.getpid(),
             ready=bool(self._sessions),
             applied={settings.model: Applied(versions=versions)},
+            metrics=self._metrics.exposition(),
             away={name: why for name, why in reasons.items() if why},
             counters={
                 "app": settings.app,
@@ -180,8 +198,8 @@ class _Handle:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
 
-    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray) -> Scored:
-        return await self._handle.answer.remote(number, numbers, categories)
+    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray, carried: dict[str, str]) -> Scored:
+        return await self._handle.answer.remote(number, numbers, categories, carried)
 
     async def opens(self, number: int) -> str:
         return await self._handle.opens.remote(number)

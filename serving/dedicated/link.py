@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from serving.errors import NotReady, TimedOut
+from store import tracing
 from store.encoding import Encoded
 from store.policy import Dedicated, Variant
 
@@ -33,8 +34,8 @@ class Scored(NamedTuple):
 class Hosts(Protocol):
     """A deployment as its callers know it: one of its replicas answers."""
 
-    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray) -> Scored:
-        """Run version `number` on float32 [rows, n] and int64 [rows, m]."""
+    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray, carried: dict[str, str]) -> Scored:
+        """Run version `number` on float32 [rows, n] and int64 [rows, m]; `carried` is the trace that this belongs to."""
         ...
 
     async def opens(self, number: int) -> str:
@@ -72,6 +73,7 @@ class _Ask:
     encoded: Encoded
     until: float
     since: float
+    carried: dict[str, str]
     scored: "asyncio.Future[tuple[np.ndarray, float]]"
 
     @property
@@ -125,7 +127,8 @@ class Link:
             Encoded(encoded.numbers[start : start + size], encoded.categories[start : start + size])
             for start in range(0, len(encoded.numbers), size)
         ]
-        asks = [_Ask(number, part, until, monotonic(), asyncio.get_running_loop().create_future()) for part in parts]
+        since, carried, loop = monotonic(), tracing.carrier(), asyncio.get_running_loop()
+        asks = [_Ask(number, part, until, since, carried, loop.create_future()) for part in parts]
         self._waiting += asks
         self._pump()
         done = await asyncio.gather(*(ask.scored for ask in asks))
@@ -198,11 +201,13 @@ class Link:
         categories = (
             np.concatenate([ask.encoded.categories for ask in batch]) if len(batch) > 1 else batch[0].encoded.categories
         )
+        # One span can have one parent: a batch is part of the first request's trace that has one.
+        carried = next((ask.carried for ask in batch if ask.carried), {})
         end = monotonic() + PATIENCE_S
         while True:
             try:
                 async with asyncio.timeout(max(0.01, end - monotonic())):
-                    return await self._hosts.answer(batch[0].number, numbers, categories)
+                    return await self._hosts.answer(batch[0].number, numbers, categories, carried)
             except Exception as error:  # Serve's and Ray's errors have no common base
                 log.warning("%s does not answer: %s", self.app, str(error).splitlines()[0][:200] if str(error) else repr(error))
                 if monotonic() + _PAUSE_S > end:

@@ -12,6 +12,7 @@ from serving.dedicated.host import HostSettings, host_app
 from serving.dedicated.link import app_name, apps_prefix
 from store.policy import Dedicated
 from store.redis_store import RedisStore
+from store.telemetry import QUIET, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ class Placer:
     `problems` says of each deployment that is not running why, by model and variant.
     """
 
-    def __init__(self, store: RedisStore, redis_url: str, prefix: str) -> None:
+    def __init__(self, store: RedisStore, redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> None:
         self._store = store
-        self._url, self._prefix = redis_url, prefix
+        self._url, self._prefix, self._telemetry = redis_url, prefix, telemetry
         self._used_at: dict[str, float] = {}
         self.problems: dict[str, str] = {}
 
@@ -75,6 +76,7 @@ class Placer:
                         model=model,
                         variant=variant.name,
                         placement=variant.placement,
+                        telemetry=self._telemetry,
                     )
         return wanted
 

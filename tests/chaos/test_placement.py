@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 import pytest
@@ -80,6 +81,10 @@ def test_it_moves_there_and_back_and_nothing_fails(platform: TestPlatform, users
     users.more(100)
     np.testing.assert_allclose(_answers(platform), before, rtol=1e-5)
 
+    def counted() -> bool:
+        return 'tidemill_batch_rows_count{model="vector"' in httpx.get(f"{platform.url}/metrics").text
+
+    until(counted, "the host's batches are among the metrics")
     other = _dedicated(platform, "--batch=1")
     assert other["moved"]
     assert other["application"] != state["application"]

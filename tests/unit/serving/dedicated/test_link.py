@@ -27,7 +27,7 @@ class Hosts:
         self.dead = 0
         self.most = self.now = 0
 
-    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray) -> Scored:
+    async def answer(self, number: int, numbers: np.ndarray, categories: np.ndarray, carried: dict[str, str]) -> Scored:
         self.calls.append((number, len(numbers)))
         assert len(categories) == len(numbers)
         self.now += 1
