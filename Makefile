@@ -13,7 +13,7 @@ demo: $(DEMO_STAMP)  ## replay a year of flights and watch the platform learn: m
 
 test: $(DEV_STAMP) $(KSERVE_STAMP)  ## all tests, the fast ones first
 	$(BIN)/pytest -n 2 tests/unit tests/contracts $(ARGS)
-	$(BIN)/pytest tests/integration tests/chaos $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration tests/chaos $(ARGS)
 
 test-unit: $(DEV_STAMP)  ## under a minute
 	$(BIN)/pytest -n 2 -m "not simulation" tests/unit tests/contracts $(ARGS)
