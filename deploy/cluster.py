@@ -87,7 +87,8 @@ def start_serve(cluster: Cluster) -> None:
     from ray import serve  # noqa: PLC0415 - reads the environment that `start_ray` sets when it is first imported
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    serve.start(http_options={"host": cluster.proxy_host, "port": cluster.port})
+    # Nodes that join have no proxy of their own: there is one address.
+    serve.start(proxy_location="HeadOnly", http_options={"host": cluster.proxy_host, "port": cluster.port})
 
 
 def stop_ray(cluster: Cluster) -> None:

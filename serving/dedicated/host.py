@@ -151,6 +151,7 @@ class Host:
             counters={
                 "app": settings.app,
                 "node": ray.get_runtime_context().get_node_id(),
+                "gpus": ray.get_runtime_context().get_accelerator_ids().get("GPU", []),
                 "providers": self._providers(),
                 "open": sorted(self._sessions),
             },

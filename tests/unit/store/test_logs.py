@@ -28,7 +28,7 @@ def _lines(stream: io.StringIO) -> list[dict[str, str | int]]:
 def test_a_line_is_one_json_object_with_what_is_known(written: tuple[logging.Logger, logging.Handler, io.StringIO]) -> None:
     logger, handler, stream = written
     handler.setFormatter(JsonLines({"replica": "r1"}))
-    logger.warning("answered %d:\n%s", 503, "\ud800 odd", extra={"model": "m", "prediction_id": "m:1", "error": ""})
+    logger.warning("answered %d:\n%s", 503, "\x1b[2J odd", extra={"model": "m", "prediction_id": "m:1", "error": ""})
     try:
         raise ValueError("wrong")
     except ValueError:
