@@ -5,11 +5,26 @@ import platform as machine
 
 import psutil
 
-from tests.bench import compress, interleaving, overload, quality, routing, rows, serving, start, statistics, tail, travellers
+from tests.bench import (
+    (,
+)
+    compress,
+    interleaving,
+    overload,
+    placement,
+    quality,
+    routing,
+    rows,
+    serving,
+    start,
+    statistics,
+    tail,
+    travellers,
+)
 from tests.bench.soak import soak
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
-PARTS = (*ON_PLATFORM, "start", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
+PARTS = (*ON_PLATFORM, "start", "placement", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
 
 
 def main() -> None:
@@ -29,6 +44,7 @@ def main() -> None:
         run_serving(wanted, given.minutes or 10.0)
     alone = {
         "start": start.start,
+        "placement": placement.placement,
         "planning": routing.planning,
         "compress": compress.compress_figures,
         "statistics": statistics.statistics_figures,
@@ -43,7 +59,7 @@ def main() -> None:
 
 def run_serving(wanted: list[str], minutes: float) -> None:
     figures = {
-        "throughput": lambda: serving.throughput(running),
+        "throughput": lambda: serving.throughput(running, client),
         "swap": lambda: serving.hot_swap(running, client),
         "freshness": lambda: serving.freshness(running, client),
         "routing": lambda: routing.routing(running, client),

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import statistics
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ MODEL = "vector"
 ROW = [round((i * 37 % 100) / 100, 2) for i in range(32)]
 BODY = json.dumps({"instances": [{"features": {"x": ROW}, "unit": "u1"}]}).encode()
 BARE_BODY = json.dumps({"x": [ROW]}).encode()
+BARE = "bare Ray Serve"
 console = Console(width=120)
 
 
@@ -48,23 +51,36 @@ def platform() -> Generator[tuple[Running, Client]]:
             running_platform.stop()
 
 
-def throughput(running: Running, rounds: int = 3, seconds: float = 5.0) -> None:
-    """Requests per second of ours and of a bare deployment on the same Ray, in turn."""
-    deploy_bare(*asyncio.run(_artefact(running)))
-    rows = {"bare Ray Serve": (f"{running.url}/bare", BARE_BODY), "Tidemill": (f"{running.url}/models/{MODEL}/predict", BODY)}
+def throughput(running: Running, client: Client, rounds: int = 3, seconds: float = 5.0) -> None:
+    """Requests per second of ours and of a bare deployment on the same Ray, in turn.
+
+    The second bare one appends each answer to a file and waits for the disk, as whoever keeps what is answered must.
+    """
+    artefact = asyncio.run(_artefact(running))
+    kept = tempfile.NamedTemporaryFile(prefix="tidemill-bench-")  # noqa: SIM115 - kept until the end
+    deploy_bare("bare", *artefact)
+    deploy_bare("kept", *artefact, keep=kept.name)
+    key = client.create_key({"name": "bench", "role": "predict"})["key"]
+    ours = f"{running.url}/models/{MODEL}/predict"
+    rows: dict[str, tuple[str, bytes, dict[str, str]]] = {
+        BARE: (f"{running.url}/bare", BARE_BODY, {}),
+        "bare, one write to the disk each": (f"{running.url}/kept", BARE_BODY, {}),
+        "Tidemill": (ours, BODY, {}),
+        "Tidemill, with a key": (ours, BODY, {"Authorization": f"Bearer {key}"}),
+    }
     seen: dict[tuple[str, int], list[Load]] = {}
-    for name, (url, body) in rows.items():
-        _ = run(url, body, 8, 2.0), name
+    for url, body, headers in rows.values():
+        run(url, body, 8, 2.0, headers=headers)
     for _ in range(rounds):
         for connections in (1, 32):
-            for name, (url, body) in rows.items():
-                load = run(url, body, connections, seconds)
+            for name, (url, body, headers) in rows.items():
+                load = run(url, body, connections, seconds, headers=headers)
                 if load.failures:
                     raise RuntimeError(f"{name}: {len(load.failures)} failures, such as {load.failures[0]}")
                 seen.setdefault((name, connections), []).append(load)
     table = Table("row", "connections", "requests/s", "p50 ms", "p99 ms", "ratio to bare", title="Throughput, median of rounds")
     for connections in (1, 32):
-        bare = statistics.median(load.rate for load in seen["bare Ray Serve", connections])
+        bare = statistics.median(load.rate for load in seen[BARE, connections])
         for name in rows:
             loads = seen[name, connections]
             rate = statistics.median(load.rate for load in loads)
@@ -82,13 +98,18 @@ async def _artefact(running: Running) -> tuple[bytes, bytes]:
         await store.close()
 
 
-def deploy_bare(graph: bytes, weights: bytes) -> None:
-    """The least that a Ray Serve deployment can do for a prediction, with the same session."""
+def deploy_bare(name: str, graph: bytes, weights: bytes, keep: str = "") -> None:
+    """The least that a Ray Serve deployment can do for a prediction, with the same session.
+
+    Args:
+        keep: a file that every answer is appended to, on disk before it is given.
+    """
     from ray import serve  # noqa: PLC0415 - reads the environment that the platform sets
 
     def build() -> Any:
         session = open_session(graph, weights)
         empty = np.zeros((1, 0), dtype=np.int64)
+        file = os.open(keep, os.O_WRONLY | os.O_APPEND) if keep else None
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] == "lifespan":
@@ -102,6 +123,9 @@ def deploy_bare(graph: bytes, weights: bytes) -> None:
                 body, more = body + message.get("body", b""), message.get("more_body", False)
             rows = np.asarray(json.loads(body)["x"], dtype=np.float32)
             reply = json.dumps({"p": session.run(Encoded(rows, empty))[:, 0].tolist()}).encode()
+            if file is not None:
+                os.write(file, body + reply)
+                os.fdatasync(file)
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(reply)).encode())]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": reply})
@@ -113,7 +137,7 @@ def deploy_bare(graph: bytes, weights: bytes) -> None:
 
     cpus = {"num_cpus": 0.1}
     bare: Any = serve.deployment(max_ongoing_requests=200, ray_actor_options=cpus)(serve.ingress(build)(Bare))
-    serve.run(bare.bind(), name="bare", route_prefix="/bare")
+    serve.run(bare.bind(), name=name, route_prefix=f"/{name}")
 
 
 def hot_swap(running: Running, client: Client, versions: int = 100) -> None:
