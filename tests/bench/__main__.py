@@ -6,8 +6,6 @@ import platform as machine
 import psutil
 
 from tests.bench import (
-    (,
-)
     compress,
     interleaving,
     overload,
