@@ -73,8 +73,15 @@ class TestPlatform:
             return [report["pid"] for report in client.status()[role]]
 
     def redis_pid(self) -> int:
-        driver = psutil.Process(self.running.pid)
-        return next(child.pid for child in driver.children(recursive=True) if "redis-server" in child.name())
+        """The process of its Redis; one that has just been killed is started again soon."""
+        found: list[int] = []
+
+        def there() -> bool:
+            found[:] = [one.pid for one in alive(self.processes()) if "redis-server" in one.name()]
+            return bool(found)
+
+        until(there, "a Redis runs")
+        return found[0]
 
     def processes(self) -> list[psutil.Process]:
         """The platform's driver and everything that it started."""

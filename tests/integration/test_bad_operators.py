@@ -19,6 +19,8 @@ OPERATOR_ROUTES = [
     ("POST", "/admin/models/m/experiments"), ("GET", "/admin/models/m/experiments/{name}"),
     ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/experiments/forecast"),
     ("POST", "/admin/models/m/versions/{number}/promote"), ("POST", "/admin/models/m/versions"),
+    ("GET", "/admin/models"), ("POST", "/admin/models"), ("DELETE", "/admin/models/m"),
+    ("GET", "/admin/models/m/variants/{variant}/placement"), ("PUT", "/admin/models/m/variants/{variant}/placement"),
     ("GET", "/admin/keys"), ("POST", "/admin/keys"), ("DELETE", "/admin/keys/{key}"), ("POST", "/admin/keys/{key}/rotate"),
 ]  # fmt: skip
 

@@ -67,6 +67,6 @@ async def test_sizes_queues_and_requests_at_work_are_shown(redis_url: str, prefi
         assert await _value(client, "tidemill_predict_seconds_count", model="m") == 2
         page = (await client.get("/metrics")).text
         queues = set(re.findall(r'tidemill_queue_length\{queue="(\w+)"', page))
-        assert queues == {"log", "shadows", "reading", "arms", "trials"}
+        assert queues == {"log", "shadows", "batches", "reading", "arms", "trials"}
         assert await _value(client, "tidemill_requests_in_flight") == 0
         assert "tidemill_shadows_total" in page

@@ -114,8 +114,8 @@ async def place(redis_url: str, prefix: str, folder: Path, monkeypatch: pytest.M
     store = RedisStore(redis_url, prefix)
     replicas: list[Replica] = []
 
-    def made(settings: ServingSettings) -> Replica:
-        replicas.append(Replica(settings))
+    def made(settings: ServingSettings, *others: Any) -> Replica:
+        replicas.append(Replica(settings, *others))
         return replicas[0]
 
     monkeypatch.setattr("serving.app.Replica", made)

@@ -261,7 +261,7 @@ def test_a_platform_sends_what_its_replicas_and_trainers_do_and_its_log_is_found
         assert (arm.parent, arm.about["tidemill.version"]) == (request.id, 1)
         assert request.process.startswith("replica:")
         until(lambda: collector.named("publish") and collector.named("swap"), "the first version's spans have arrived")
-        assert {span.process for span in collector.named("publish")} == {"trainer:my_model:spec"}
+        assert {span.process for span in collector.named("publish")} == {"trainer:m"}
         [replica] = platform.pids("replicas")
         assert list((platform.home.path / "logs").glob(f"worker-*-{replica}.err"))
         stages = [json.loads(line) for line in (platform.home.path / "up.log").read_text().splitlines()]
