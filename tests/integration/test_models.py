@@ -127,6 +127,7 @@ async def place(redis_url: str, prefix: str, folder: Path, monkeypatch: pytest.M
     ):
         place = Place(store, client, replicas[0])
         await place.bring("first")
+        await place.until("first", 200)
         yield place
     await store.close()
 

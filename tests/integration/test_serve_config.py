@@ -29,7 +29,7 @@ from store.redis_server import find_server
 
 pytestmark = pytest.mark.ray
 
-VALUES = Values(image="tidemill", specs=("clicks:spec",))
+VALUES = Values(image="tidemill", specs=("clicks:spec",), trainer_cpu="0.5")  # a node has room for two
 SPEC = """
 from pydantic import BaseModel
 from store.spec import ModelSpec, Schedule
