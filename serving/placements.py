@@ -12,7 +12,8 @@ from serving.errors import Invalid
 from serving.http import answer
 from serving.operators import Operators
 from store.errors import EpochConflict
-from store.policy import Dedicated, Placement, Policy, Variant
+from store.placement import Dedicated, Placement
+from store.policy import Policy, Variant
 
 _TRIES = 5
 

@@ -12,7 +12,8 @@ from serving.metrics import ReplicaMetrics
 from serving.opening import Opener
 from store import tracing
 from store.errors import StoreError, Unavailable
-from store.policy import Dedicated, Snapshot, Variant
+from store.placement import Dedicated
+from store.policy import Snapshot, Variant
 from store.protocols import Version
 from store.redis_store import RedisStore
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 
 from store.encoding import Encoded
 from store.errors import StoreError
-from store.policy import Provider
+from store.placement import Provider
 from store.protocols import Graph, Version
 
 NUMBERS, CATEGORIES, SCORES = "numbers", "categories", "scores"

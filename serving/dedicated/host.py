@@ -25,7 +25,8 @@ from store import tracing
 from store.artefact import PROVIDERS, Session
 from store.encoding import Encoded
 from store.errors import StoreError, Unavailable
-from store.policy import Applied, Dedicated, Report
+from store.placement import Dedicated
+from store.policy import Applied, Report
 from store.protocols import START
 from store.redis_store import RedisStore
 from store.telemetry import QUIET, Telemetry

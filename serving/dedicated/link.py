@@ -18,7 +18,8 @@ import numpy as np
 from serving.errors import NotReady, TimedOut
 from store import tracing
 from store.encoding import Encoded
-from store.policy import Dedicated, Variant
+from store.placement import Dedicated
+from store.policy import Variant
 
 log = logging.getLogger(__name__)
 

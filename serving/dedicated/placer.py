@@ -10,7 +10,7 @@ from ray.serve.schema import ApplicationStatus
 
 from serving.dedicated.host import HostSettings, host_app
 from serving.dedicated.link import app_name, apps_prefix
-from store.policy import Dedicated
+from store.placement import Dedicated
 from store.redis_store import RedisStore
 from store.telemetry import QUIET, Telemetry
 

@@ -12,7 +12,8 @@ from serving.dedicated import link as module
 from serving.dedicated.link import HostFailed, Link, Scored, app_name
 from serving.errors import NotReady, TimedOut
 from store.encoding import Encoded
-from store.policy import Dedicated, InProcess, Variant
+from store.placement import Dedicated, InProcess
+from store.policy import Variant
 
 pytestmark = pytest.mark.anyio
 
