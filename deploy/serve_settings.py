@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import random
 import shlex
 import shutil
 import socket
@@ -15,6 +16,7 @@ from serving.admission import MOST_AT_WORK
 from store import tether
 
 _LONGEST_RUN_DIRECTORY = 36
+_QUIET_PORTS = range(20_000, 30_000)
 
 # Ray reads these when it is first imported: on a cluster they belong into the environment of every node.
 SERVE_ENVIRONMENT = {
@@ -119,11 +121,16 @@ def _write_wrapper(run: Path, binary: Path, public_host: str, most_at_work: int)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now; all are held until the last is found, so they differ."""
+    """Ports that nothing listens on now; all are held until the last is found, so they differ.
+
+    They are drawn from where no system takes the ports of outgoing connections: one of those would do to keep us from listening
+    a moment later. Nor does Ray: it takes those of its workers from below, and those of Serve's replicas from above.
+    """
     with contextlib.ExitStack() as held:
         ports: list[int] = []
-        for _ in range(count):
+        while len(ports) < count:
             candidate = held.enter_context(socket.socket())
-            candidate.bind((haproxy.LOOPBACK, 0))
-            ports.append(candidate.getsockname()[1])
+            with contextlib.suppress(OSError):
+                candidate.bind((haproxy.LOOPBACK, random.choice(_QUIET_PORTS)))
+                ports.append(candidate.getsockname()[1])
         return ports

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -82,6 +83,13 @@ class TestPlatform:
 
         until(there, "a Redis runs")
         return found[0]
+
+    def kill_redis(self) -> None:
+        """Kill its Redis, and wait until another is there and answers."""
+        victim = self.redis_pid()
+        os.kill(victim, signal.SIGKILL)
+        with self.client() as client:
+            until(lambda: self.redis_pid() != victim and client.status(), "another Redis")
 
     def processes(self) -> list[psutil.Process]:
         """The platform's driver and everything that it started."""

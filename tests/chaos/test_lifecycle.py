@@ -199,12 +199,10 @@ def test_a_port_in_use_is_named_before_ray_starts(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        began = time.monotonic()
         driver = _spawn(tmp_path, port, "haproxy")
         _, errors = driver.communicate(timeout=60)
     assert driver.returncode != 0
     assert f"port {port} on 127.0.0.1 cannot be used" in errors
-    assert time.monotonic() - began < 10
     assert "GCS" not in errors
 
 
