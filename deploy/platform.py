@@ -54,6 +54,7 @@ class Platform:
             asyncio.run(_register(self.redis_url, records, self._settings, self._home))
             self._start_ray()
             self._wait_ready()
+            self._start_helpers()
             return self._stage("ready", ready=True)
         except BaseException:
             self.stop()
@@ -93,17 +94,12 @@ class Platform:
             most_at_work=settings.max_at_work,
         )
         self._url = self._cluster.url
-        # Ray reads its environment at the first import, so these come after it is set.
+        # Ray reads its environment at the first import, so this comes after it is set.
         from deploy.supervisor import start_supervisor  # noqa: PLC0415
-        from serving.control_actor import start_controller  # noqa: PLC0415
-        from trainer.joiner import start_joiner  # noqa: PLC0415
 
-        # They take longest: a first version needs torch, and an export. Meanwhile Serve starts.
+        # Trainers take longest: a first version needs torch. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
-        url, prefix, telemetry = self.redis_url, settings.prefix, settings.telemetry
-        self._supervisor = start_supervisor(url, prefix, settings.seed, telemetry)
-        self._controller = start_controller(url, prefix, telemetry)
-        self._joiner = start_joiner(url, prefix, telemetry)
+        self._supervisor = start_supervisor(self.redis_url, settings.prefix, settings.seed, settings.telemetry)
         start_serve(self._cluster)
         self._stage("starting replicas")
         from serving.app import application  # noqa: PLC0415
@@ -118,25 +114,38 @@ class Platform:
             max_at_work=settings.max_at_work,
             when_redis_is_away=settings.when_redis_is_away,
             max_import_bytes=settings.max_import_bytes,
-            telemetry=telemetry,
+            telemetry=settings.telemetry,
         )
         from ray import serve  # noqa: PLC0415
 
         serve.run(application(serving, settings.replicas), name="tidemill", route_prefix="/")
 
+    def _start_helpers(self) -> None:
+        """Start what no first answer waits for: on a small machine it would only be later."""
+        self._stage("starting controllers")
+        from serving.control_actor import start_controller  # noqa: PLC0415
+        from trainer.joiner import start_joiner  # noqa: PLC0415
+
+        url, prefix, telemetry = self.redis_url, self._settings.prefix, self._settings.telemetry
+        self._controller = start_controller(url, prefix, telemetry)
+        self._joiner = start_joiner(url, prefix, telemetry)
+
     def _wait_ready(self, timeout_s: float = 180.0) -> None:
         self._stage("waiting for the first version")
-        deadline = time.monotonic() + timeout_s
-        said, operator = "", {"authorization": f"Bearer {self._home.token()}"}
-        while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.HTTPError):
-                reply = httpx.get(f"{self._url}/readyz", headers=operator, timeout=2.0)
-                said = reply.text[:500]
-                state = reply.json()
-                if state["ready"] and self._names <= set(state["models"]) - set(state["waiting"]):
-                    return
-            asyncio.run(self._raise_trainer_problem())
-            time.sleep(0.1)
+        deadline, look_s = time.monotonic() + timeout_s, 1.0
+        said, look_at = "", time.monotonic() + look_s
+        with httpx.Client(headers={"authorization": f"Bearer {self._home.token()}"}, timeout=2.0) as client:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(httpx.HTTPError):
+                    reply = client.get(f"{self._url}/readyz")
+                    said = reply.text[:500]
+                    state = reply.json()
+                    if state["ready"] and self._names <= set(state["models"]) - set(state["waiting"]):
+                        return
+                if time.monotonic() > look_at:
+                    asyncio.run(self._raise_trainer_problem())
+                    look_at = time.monotonic() + look_s
+                time.sleep(0.1)
         raise StartFailed(f"the platform was not ready within {timeout_s:g} s; /readyz said: {said or 'nothing'}")
 
     async def _raise_trainer_problem(self) -> None:

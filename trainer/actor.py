@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sys
 import threading
 from dataclasses import replace
 from time import monotonic
@@ -42,12 +43,13 @@ class TrainerActor:
         self._url, self._prefix = redis_url, prefix
         self._problem = STARTING
         self._trainer: Trainer | None = None
-        os.nice(NICENESS)
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="trainer").start()
 
     async def _run(self) -> None:
         """Start over from the store after anything that fails: it holds all that counts."""
         store = RedisStore(self._url, self._prefix)
+        if not await _awaited(store, self._model):
+            _give_way()
         self._reporting = asyncio.create_task(self._report_for_ever(store))
         pause_s = 0.2
         while True:
@@ -74,7 +76,9 @@ class TrainerActor:
         trainer = self._trainer = Trainer(spec, store, register=False)  # pyright: ignore[reportArgumentType]
         try:
             await trainer.start()
+            _give_way()
             self._problem = ""
+            trainer.learner.prepare()
             refreshed_at = monotonic()
             while True:
                 await trainer.step()
@@ -109,6 +113,24 @@ class TrainerActor:
             with contextlib.suppress(StoreError):  # which is what the trainer's problem says, too
                 await store.report(report, LEASE_S)
             await asyncio.sleep(LEASE_S / 5)
+
+
+async def _awaited(store: RedisStore, model: str) -> bool:
+    """Whether nothing can be answered before this model has its first version."""
+    with contextlib.suppress(StoreError):
+        answering = any(report.role == "replica" and report.ready for report in await store.reports())
+        return not answering and not (await store.snapshot(model)).channels
+    return False
+
+
+def _give_way() -> None:
+    """Let serving go first from now on."""
+    if sys.platform == "linux":  # where a thread has its own niceness, and those it starts inherit it
+        for thread in threading.enumerate():
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, thread.native_id or 0, NICENESS)
+    else:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
 class _Seen:

@@ -1,16 +1,20 @@
-"""Export a network once per architecture: a graph whose weights are all external and named as in the state dict."""
+"""Export a network once per architecture: a graph whose weights are all external and named as in the state dict.
 
-from collections.abc import Mapping, Sequence
+Torch has two exporters. The older one traces a run, in a hundredth of the time; the newer one, whose imports alone take longer
+than all else that a learner's start does, understands the program. So a trace is tried, and looked at closely.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime
 import torch
 from onnx import helper
 from onnx.external_data_helper import set_external_data
-from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from torch import Tensor, nn
 
 from store.artefact import CATEGORIES, NUMBERS, SCORES, graph_of, unpack_golden
@@ -59,10 +63,7 @@ class Rehearsal:
         ]
         _replace(model.graph.initializer, [tensor for tensor in model.graph.initializer if not tensor.external_data])
         model.graph.input.extend(shapes)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), ["CPUExecutionProvider"])
         golden = unpack_golden(graph.golden_inputs)
         inputs = {NUMBERS: golden.numbers, CATEGORIES: golden.categories}
         named = {argument.name for argument in self._session.get_inputs()}
@@ -94,27 +95,97 @@ def export(scorer: Scorer, schema: Schema) -> Graph:
     Raises:
         ExportError: torch cannot export it, or a weight does not appear under its own name.
     """
-    golden = golden_inputs(schema)
-    tensors = (torch.from_numpy(golden.numbers), torch.from_numpy(golden.categories))
+    golden, weights = golden_inputs(schema), list(scorer.weights())
+    with torch.no_grad():
+        model = _traced(scorer.eval(), golden, weights) or _understood(scorer, golden, weights)
+    return graph_of(model.SerializeToString(), golden)
+
+
+def _traced(scorer: Scorer, golden: Encoded, weights: Sequence[str]) -> onnx.ModelProto | None:
+    """A trace of the network, None where it would not do: it holds no branch or loop that depends on data."""
+    written = io.BytesIO()
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("error", torch.jit.TracerWarning)  # pyright: ignore[reportPrivateImportUsage]
+            file: Any = written  # of this exporter's own, and not in its signature
+            torch.onnx.export(
+                scorer, _tensors(golden), file, dynamo=False, do_constant_folding=False,
+                input_names=[NUMBERS, CATEGORIES], output_names=[SCORES],
+                dynamic_axes={name: {0: "rows"} for name in (NUMBERS, CATEGORIES, SCORES)},
+            )  # fmt: skip
+            model = onnx.load_from_string(written.getvalue())
+            _add_unused_inputs(model, golden)
+            few = Encoded(golden.numbers[:3], golden.categories[:3])
+            same = np.allclose(_answers(model, few), scorer(*_tensors(few)).numpy(), rtol=1e-3, atol=1e-4, equal_nan=True)
+        return _external(model, weights) if same else None
+    except Exception:  # of many kinds, none documented: what stops a trace is for the other exporter to say
+        return None
+
+
+def _add_unused_inputs(model: onnx.ModelProto, golden: Encoded) -> None:
+    """Name both inputs, though a network may look at one only."""
+    named = {given.name for given in model.graph.input}
+    for name, array in ((NUMBERS, golden.numbers), (CATEGORIES, golden.categories)):
+        if name not in named:
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, ["rows", array.shape[1]]))
+
+
+def _understood(scorer: Scorer, golden: Encoded, weights: Sequence[str]) -> onnx.ModelProto:
+    """The network as the newer exporter understands it."""
+    import onnx_ir as ir  # noqa: PLC0415 - these are slow to import, and seldom needed
+    from onnxscript.optimizer import fold_constants, remove_unused_nodes  # noqa: PLC0415
+
     rows = torch.export.Dim("rows")
     try:
-        with quiet(), torch.no_grad():
+        with quiet():
             program = torch.onnx.export(
-                scorer.eval(), tensors, dynamo=True, optimize=False, verbose=False,
+                scorer, _tensors(golden), dynamo=True, optimize=False, verbose=False,
                 input_names=[NUMBERS, CATEGORIES], output_names=[SCORES], dynamic_shapes=({0: rows}, {0: rows}),
             )  # fmt: skip
     except Exception as error:
         raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0][:500]}") from error
     if program is None:
         raise ExportError("torch exported nothing")
-    return graph_of(_external(program.model_proto, list(scorer.weights())).SerializeToString(), golden)
+
+    def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+        # Only folding: rewrite rules take a small epsilon for zero.
+        graph = ir.from_proto(model)
+        fold_constants(graph)
+        remove_unused_nodes(graph)
+        return ir.to_proto(graph)
+
+    return _external(program.model_proto, weights, folded)
 
 
-def _external(model: onnx.ModelProto, weights: Sequence[str]) -> onnx.ModelProto:
-    """Make the named initializers external, fold every other constant, drop what only readers of the graph need.
+def _tensors(rows: Encoded) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(rows.numbers), torch.from_numpy(rows.categories)
 
-    While constants are folded the weights stand as inputs, so that nothing is folded into them. Only folding: rewrite
-    rules take a small epsilon for zero.
+
+def _answers(model: onnx.ModelProto, rows: Encoded) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), _options(), ["CPUExecutionProvider"])
+    named = {argument.name for argument in session.get_inputs()}
+    inputs = {NUMBERS: rows.numbers, CATEGORIES: rows.categories}
+    [scores] = session.run(None, {name: value for name, value in inputs.items() if name in named})
+    return np.asarray(scores)
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return options
+
+
+def _external(
+    model: onnx.ModelProto,
+    weights: Sequence[str],
+    folded: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
+) -> onnx.ModelProto:
+    """Make the named initializers external, and drop what only readers of the graph need.
+
+    Args:
+        folded: folds constants; meanwhile the weights stand as inputs, so that nothing is folded into them.
     """
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     if missing := set(weights) - found.keys():
@@ -129,10 +200,7 @@ def _external(model: onnx.ModelProto, weights: Sequence[str]) -> onnx.ModelProto
     others = [tensor for name, tensor in found.items() if name not in weights]
     _replace(model.graph.initializer, others)
     model.graph.input.extend(shapes)
-    folded = ir.from_proto(model)
-    fold_constants(folded)
-    remove_unused_nodes(folded)
-    model = ir.to_proto(folded)
+    model = folded(model)
     _replace(model.graph.input, [value for value in model.graph.input if value.name not in weights])
     model.graph.initializer.extend(found[name] for name in weights)
     for node in model.graph.node:

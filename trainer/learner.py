@@ -19,6 +19,7 @@ from trainer.errors import CheckpointError
 from trainer.export import Rehearsal, Scorer, export
 from trainer.network import TabularNetwork
 
+_STATE = "adagrad."
 RECENT = 0.98
 """Decay, per micro-batch, of the recent progressive loss."""
 
@@ -57,14 +58,26 @@ class Learner:
         self.scorer = Scorer(_network(spec), spec.objective).to(self.device)
         self._encoder = Encoder(self.record.features)
         self._loss = _losses(self.record)
-        self._optimiser = torch.optim.Adagrad(
-            self.scorer.parameters(),
-            lr=spec.learning.learning_rate,
-            weight_decay=spec.learning.weight_decay,
-            fused=self.device.type == "cpu",
-        )
+        self._made: torch.optim.Adagrad | None = None
         self._recent = (0.0, 0.0)
         self._rehearsal: Rehearsal | None = None
+
+    @property
+    def _optimiser(self) -> torch.optim.Adagrad:
+        """Made when it is first needed: torch imports its compiler for it, which a first version need not wait for."""
+        if self._made is None:
+            settings = self.record.learning
+            self._made = torch.optim.Adagrad(
+                self.scorer.parameters(),
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                fused=self.device.type == "cpu",
+            )
+        return self._made
+
+    def prepare(self) -> None:
+        """Make what the first batch would otherwise wait for."""
+        assert self._optimiser
 
     def export(self) -> Graph:
         return export(copy.deepcopy(self.scorer).cpu(), self.record.features)
@@ -79,6 +92,7 @@ class Learner:
         encoded = self._encoder.encode([outcome.row for outcome in outcomes])
         labels = self._labels(outcomes)
         received = sample([outcome.received_at for outcome in outcomes])
+        self.prepare()
         before, recent = self._tensors(copy=True), self._recent
         try:
             loss = self._progressive(encoded, labels)
@@ -108,7 +122,7 @@ class Learner:
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.scorer.weights().items()}
 
     def checkpoint(self) -> bytes:
-        """Everything that is not in the weights: the optimiser, what only training needs, the recent loss."""
+        """Everything that is not in the weights: the optimiser once it has begun, what only training needs, the recent loss."""
         shipped = self.scorer.weights().keys()
         rest = {name: tensor.cpu().numpy() for name, tensor in self._tensors().items() if name not in shipped}
         return pack_weights(rest, {"recent": json.dumps(self._recent)})
@@ -120,7 +134,11 @@ class Learner:
             CheckpointError: they cannot be read or are of another network.
         """
         try:
-            self._restore(load(weights) | load(checkpoint))
+            tensors = load(weights) | load(checkpoint)
+            self._made = None
+            if any(name.startswith(_STATE) for name in tensors):
+                self.prepare()
+            self._restore(tensors)
             header = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])
             mean, weight = json.loads(header["__metadata__"]["recent"])
         except Exception as error:  # safetensors and torch raise many kinds
@@ -133,10 +151,10 @@ class Learner:
 
     def _tensors(self, copy: bool = False) -> dict[str, Tensor]:
         tensors = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
-        for name, parameter in self.scorer.named_parameters():
+        for name, parameter in self.scorer.named_parameters() if self._made is not None else ():
             state = self._optimiser.state[parameter]
-            tensors[f"adagrad.sum:{name}"] = state["sum"]
-            tensors[f"adagrad.step:{name}"] = state["step"]
+            tensors[f"{_STATE}sum:{name}"] = state["sum"]
+            tensors[f"{_STATE}step:{name}"] = state["step"]
         return {name: tensor.clone() for name, tensor in tensors.items()} if copy else tensors
 
     @torch.no_grad()

@@ -140,8 +140,8 @@ def test_requantised_weights_are_those_of_quantising_afresh(
 def test_activation_scales_stay_those_of_the_calibration(parent_of: Callable[[str], Parent]) -> None:
     made = parent_of("table").compressed("static_int8")
     inside = {tensor.name for tensor in onnx.load_from_string(made.graph.onnx).graph.initializer if not tensor.external_data}
-    assert any(name.startswith("relu") and name.endswith("_scale") for name in inside)
-    assert not any(name.startswith("relu") for name in load(made.weights))
+    assert any("relu" in name.lower() and name.endswith("_scale") for name in inside)
+    assert not any("relu" in name.lower() for name in load(made.weights))
 
 
 def _no_matrix(schema: Schema, **_: Any) -> nn.Module:

@@ -1,13 +1,13 @@
 """The tabular network: statistics merge exactly, every shape of input works, and its export is the same network."""
 
-from pathlib import Path
-
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 
+from store.artefact import open_session, pack_weights
+from store.encoding import Encoded
+from store.schema import FeatureField, Schema
+from trainer.export import Scorer, export
 from trainer.network import CLIP, Standardise, TabularNetwork
 
 NUMBERS, BUCKETS = 3, (16, 8, 32)
@@ -97,30 +97,17 @@ def test_fields_do_not_share_rows() -> None:
 
 @pytest.mark.parametrize(("numbers", "buckets"), [(NUMBERS, BUCKETS), (0, BUCKETS), (NUMBERS, ())])
 @pytest.mark.filterwarnings("default")
-def test_the_exported_graph_is_the_same_network(tmp_path: Path, numbers: int, buckets: tuple[int, ...]) -> None:
+def test_the_exported_graph_is_the_same_network(numbers: int, buckets: tuple[int, ...]) -> None:
     network = _trained(numbers, buckets, 2).eval()
-    rows = torch.export.Dim("rows", min=1, max=1 << 20)
-    program = torch.onnx.export(
-        network,
-        _inputs(7, numbers, buckets),
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-        input_names=["numbers", "categories"],
-        output_names=["logits"],
-        dynamic_shapes={"numbers": {0: rows}, "categories": {0: rows}},
-    )
-    assert program is not None
-    path = tmp_path / "graph.onnx"
-    program.save(path)
-    state = {name: value for name, value in network.state_dict().items() if name not in network.training_only}
-    initializers = {item.name for item in onnx.load(path).graph.initializer}
-    assert set(state) <= initializers
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    fields = [FeatureField(name=f"number {index}", kind="number", optional=True) for index in range(numbers)]
+    fields += [FeatureField(name=f"kind {index}", kind="category", buckets=count) for index, count in enumerate(buckets)]
+    scorer = Scorer(network, "regression")
+    graph = export(scorer, Schema(fields=tuple(fields)))
+    weights = {name: tensor.detach().numpy() for name, tensor in scorer.weights().items()}
+    session = open_session(graph.onnx, pack_weights(weights))
     for count in (1, 50):
         x, categories = _inputs(count, numbers, buckets, seed=count)
-        feed = {"numbers": x.numpy(), "categories": categories.numpy()}
-        logits = np.asarray(session.run(None, {item.name: feed[item.name] for item in session.get_inputs()})[0])
+        logits = session.run(Encoded(x.numpy(), categories.numpy()))
         np.testing.assert_allclose(logits, network(x, categories).detach(), atol=1e-5)
 
 
