@@ -94,12 +94,18 @@ class Platform:
             most_at_work=settings.max_at_work,
         )
         self._url = self._cluster.url
-        # Ray reads its environment at the first import, so this comes after it is set.
+        # Ray reads its environment at the first import, so these come after it is set.
+        import ray  # noqa: PLC0415
+
         from deploy.supervisor import start_supervisor  # noqa: PLC0415
 
+        if (gpus := ray.cluster_resources().get("GPU", 0.0)) < settings.trainer_gpus:
+            raise StartFailed(f"TIDEMILL_TRAINER_GPUS is {settings.trainer_gpus:g}, and Ray sees {gpus:g} GPUs here")
         # Trainers take longest: a first version needs torch. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
-        self._supervisor = start_supervisor(self.redis_url, settings.prefix, settings.seed, settings.telemetry)
+        self._supervisor = start_supervisor(
+            self.redis_url, settings.prefix, settings.seed, settings.telemetry, settings.trainer_gpus
+        )
         start_serve(self._cluster)
         self._stage("starting replicas")
         from serving.app import application  # noqa: PLC0415

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     log_format: LogFormat = "text"
     haproxy: bool | None = None
     """None: where it is to be had."""
+    trainer_gpus: float = Field(default=0.0, ge=0)
+    """Of each trainer; two share a GPU with 0.5 each."""
     seed: int | None = None
     """Replaces the specs' own seed of the initial weights."""
 

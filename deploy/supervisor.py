@@ -133,9 +133,11 @@ class SupervisorActor:
         return self._trainers.remote(model, source, self._url, self._prefix, self._seed, self._telemetry)
 
 
-def start_supervisor(redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET) -> Any:
-    """Start looking after trainers on one machine. Ray restarts the supervisor when it dies."""
+def start_supervisor(
+    redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET, gpus: float = 0.0
+) -> Any:
+    """Start looking after trainers on one machine, each with `gpus`. Ray restarts the supervisor when it dies."""
     actor = ray.remote(SupervisorActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name="supervisor", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(redis_url, prefix, {"num_cpus": 0.1}, seed, (), telemetry)
+    return actor.remote(redis_url, prefix, {"num_cpus": 0.1, "num_gpus": gpus}, seed, (), telemetry)

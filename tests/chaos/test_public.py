@@ -30,3 +30,11 @@ def test_it_needs_keys_to_start_and_to_answer(tmp_path: Path) -> None:
         # What was made before the start is on the ring, and nowhere else.
         assert place.home.kept_keys() == []
         assert "app" in place.command("key", "list")
+
+
+def test_trainers_that_are_to_have_gpus_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_TRAINER_GPUS", "99")
+    with platform_in(tmp_path) as place:
+        refused = place.command("up", "--detach", "--spec", "examples.vector:spec", check=False)
+        assert "TIDEMILL_TRAINER_GPUS is 99, and Ray sees" in refused
+        assert not place.home.running()
