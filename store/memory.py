@@ -112,10 +112,12 @@ class MemoryStore:
             await self.append([(AUDIT, audit)])
         self._wake()
 
-    async def remove(self, model: str, audit: bytes = b"") -> str:
+    async def remove(self, model: str, audit: bytes = b"", expected_epoch: int | None = None) -> str:
         known = self._models.get(model)
         if known is None or known.record is None:
             raise NotFound(f"no model '{model[:80]}'")
+        if expected_epoch not in (None, known.snapshot.epoch):
+            raise EpochConflict(model, expected_epoch, known.snapshot.epoch)
         known.record, known.removed = None, RemovedModel(record=known.record, at=time())
         if audit:
             await self.append([(AUDIT, audit)])
@@ -206,6 +208,8 @@ class MemoryStore:
     ) -> int:
         known = self._model(model)
         epoch = known.snapshot.epoch
+        if known.removed:
+            raise NotFound(f"model '{model[:80]}' was removed")
         if epoch != expected_epoch:
             raise EpochConflict(model, expected_epoch, epoch)
         channels = {name: number for name, number in known.snapshot.channels.items() if name != CHAMPION}

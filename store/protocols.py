@@ -169,12 +169,16 @@ class ModelRegistry(Protocol):
         """
         ...
 
-    async def remove(self, model: str, audit: bytes = b"") -> str:
+    async def remove(self, model: str, audit: bytes = b"", expected_epoch: int | None = None) -> str:
         """Take a model off the record and keep its data, and the audit record: all or nothing. Return the change's position:
         who has looked at the models after it works on this one no longer.
 
+        Args:
+            expected_epoch: of its policy, by which it was found that it may go; None where that does not matter.
+
         Raises:
             NotFound: there is none.
+            EpochConflict: the epoch is another one.
         """
         ...
 
@@ -247,6 +251,7 @@ class PolicyBoard(Protocol):
 
         Raises:
             EpochConflict: the epoch is not the expected one.
+            NotFound: the model was removed.
         """
         ...
 

@@ -57,10 +57,11 @@ end
 return {{false, number}}
 """
 
-# KEYS: board, control, audit, versions.
+# KEYS: board, control, audit, versions, removed.
 # ARGV: expected epoch, policy, champion or 0, audit record or '', rejected version or 0, its record, its line's channel, the
-# version before it or 0.
+# version before it or 0, the model.
 _SET_POLICY = f"""
+if redis.call('HEXISTS', KEYS[5], ARGV[9]) == 1 then return {{false, 0}} end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch ~= tonumber(ARGV[1]) then return {{epoch, 0}} end
 redis.call('HSET', KEYS[1], 'policy', ARGV[2], 'epoch', epoch + 1)
@@ -201,13 +202,16 @@ class RedisStore(RedisModels):
     async def set_policy(
         self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
     ) -> int:
-        keys = [self._key(model, "board"), self._key(CONTROL), self._key(AUDIT), self._key(model, "versions")]
+        shared = [self._key(name) for name in (CONTROL, AUDIT)]
+        keys = [self._key(model, "board"), *shared, self._key(model, "versions"), self._key("removed")]
         gone: tuple[Any, ...] = (0, "", "", 0)
         if rejected is not None:
             before = latest_before(await self.versions(model), rejected)
             gone = (rejected.number, rejected.model_dump_json(), f"{rejected.line}@latest", before)
-        args = [expected_epoch, policy.model_dump_json(), policy.champion or 0, audit, *gone]
+        args = [expected_epoch, policy.model_dump_json(), policy.champion or 0, audit, *gone, model]
         epoch, done = await self._run(_SET_POLICY, keys, args)
+        if epoch is None:
+            raise NotFound(f"model '{model[:80]}' was removed")
         if not done:
             raise EpochConflict(model, expected_epoch, epoch)
         return epoch

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from serving.foreign.testing import logistic
@@ -125,17 +126,55 @@ async def test_a_trainer_that_has_not_heard_of_it_does_not_bring_a_removed_model
     assert "click" not in await place.store.models()
 
 
+async def _try(place: Place, model: str) -> httpx.Response:
+    """Start an experiment, `trial`, with the first version of a model."""
+    trial = {"name": "trial", "kind": "ab", "shares": {"main": 0.5, "new": 0.5}}
+    body = {"experiment": trial, "variants": [{"name": "new", "version": 1}]}
+    return await place.client.post(f"/admin/models/{model}/experiments", headers=TOKEN, json=body)
+
+
 async def test_a_model_with_an_experiment_is_removed_by_force_alone(place: Place) -> None:
     await place.bring("tried")
     await place.bring("tried")
-    body = {"experiment": {"name": "trial", "kind": "ab", "shares": {"main": 0.5, "new": 0.5}}}
-    body["variants"] = [{"name": "new", "version": 1}]  # pyright: ignore[reportArgumentType]
-    started = await place.client.post("/admin/models/tried/experiments", headers=TOKEN, json=body)
+    started = await _try(place, "tried")
     assert started.status_code == 200, started.text
     refused(await place.remove("tried"), 409, "'trial'")
     assert (await place.ask("tried")).status_code == 200
     assert (await place.remove("tried", force="true")).status_code == 200
     refused(await place.ask("tried"), 404)
+
+
+async def test_a_removal_sees_the_experiment_that_begins_while_it_looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.bring("tried")
+    remove, begun = RedisStore.remove, list[httpx.Response]()
+
+    async def late(self: RedisStore, model: str, *how: Any) -> str:
+        if not begun:
+            begun.append(await _try(place, model))
+        return await remove(self, model, *how)
+
+    monkeypatch.setattr(RedisStore, "remove", late)
+    refused(await place.remove("tried"), 409, "'trial'")
+    assert begun[0].status_code == 200, begun[0].text
+    assert (await place.ask("tried")).status_code == 200
+    assert await place.audit("tried") == ["enter", "import"]
+    assert (await place.remove("tried", force="true")).status_code == 200
+
+
+async def test_no_experiment_begins_on_a_model_that_goes_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.bring("tried")
+    set_policy, removed = RedisStore.set_policy, list[httpx.Response]()
+
+    async def late(self: RedisStore, model: str, *how: Any) -> int:
+        removed.append(await place.remove(model))
+        return await set_policy(self, model, *how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisStore, "set_policy", late)
+        refused(await _try(place, "tried"), 404, "model 'tried' was removed")
+    assert removed[0].status_code == 200, removed[0].text
+    assert (await place.add(model="tried")).json()["experiments"] == []
+    assert await place.audit("tried") == ["add model", "remove model", "import"]
 
 
 async def test_nothing_of_a_removed_model_is_left_in_its_replica(place: Place) -> None:
