@@ -35,6 +35,7 @@ by_hand = Schedule(seconds=None)
 click = ModelSpec(name="click", features=Features, schedule=by_hand)
 other = ModelSpec(name="click", features=Others, schedule=by_hand)
 sale = ModelSpec(name="sale", features=Features, schedule=by_hand, limits=Limits(concurrency=1))
+rare = ModelSpec(name="rare", features=Features, schedule=by_hand, limits=Limits(requests_s=0.001))
 number = 5
 """
 IRIS = {"x": [1.0, 2.0, 3.0]}

@@ -101,6 +101,38 @@ async def test_a_model_at_its_limits_and_a_slow_one_leave_others_alone(place: Pl
     assert statuses.count(503) == 30
 
 
+async def test_a_model_is_held_to_its_own_limits_and_another_answers(place: Place) -> None:
+    for name in ("sale", "rare"):
+        assert (await place.add(spec=f"many_models:{name}")).status_code == 201
+        await Trainer(load_spec(f"many_models:{name}"), place.store, register=False).start()
+    async with asyncio.timeout(60):
+        while not all(one["replicas"]["serving"] for one in (await place.listed())["models"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"instances": [{"features": '
+        reached.set()
+        await go.wait()
+        yield b'{"x": 1.0}}]}'
+
+    asking = asyncio.create_task(place.client.post("/models/sale/predict", content=body()))
+    await reached.wait()
+    async with asyncio.timeout(60):
+        while not place.replica.models["sale"].ongoing:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (await place.ask("rare", {"x": 1.0})).status_code == 200
+    for model, says, wait_s in (("sale", "1 requests at work", 1), ("rare", "0.001 requests a second", 900)):
+        reply = await place.ask(model, {"x": 1.0})
+        refused(reply, 429, f"model '{model}'")
+        assert says in reply.text
+        assert wait_s <= int(reply.headers["retry-after"]) <= 1000
+        assert (await place.ask("first")).status_code == 200
+    go.set()
+    assert (await asking).status_code == 200
+    assert (await place.ask("sale", {"x": 1.0})).status_code == 200
+
+
 async def test_labels_of_removed_models_are_joined_no_more(place: Place) -> None:
     joiner = Joiner(place.store)
     await place.bring("joined")

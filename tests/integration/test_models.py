@@ -203,6 +203,34 @@ async def test_nothing_of_a_removed_model_is_left_in_its_replica(place: Place) -
             await asyncio.sleep(0.02)
 
 
+async def test_models_are_listed_by_who_reads_and_changed_by_admins_alone(place: Place) -> None:
+    """Naming a module runs it; an operator's key is for the models that there are."""
+    client, keys = place.client, dict[str, dict[str, str]]()
+    wanted: dict[str, Any] = {role: {"name": role, "role": role} for role in ("predict", "viewer", "operator", "admin")}
+    wanted["bound"] = {"name": "bound", "role": "admin", "models": ["first"]}
+    for name, body in wanted.items():
+        keys[name] = {"x-api-key": (await client.post("/admin/keys", headers=TOKEN, json=body)).json()["key"]}
+    async with asyncio.timeout(60):
+        while (await client.get("/admin/models/first/policy", headers=keys["bound"])).status_code == 401:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await place.bring("second")
+    before = await _everything(place.store)
+    says = {name: f"role {name}; this needs admin" for name in ("predict", "viewer", "operator")}
+    for name, words in (says | {"bound": "not for"}).items():
+        refused(await client.post("/admin/models", headers=keys[name], json={"spec": "many_models:click"}), 403, words)
+        refused(await client.delete("/admin/models/second", headers=keys[name]), 403, words)
+    for name in ("predict", "viewer"):
+        sent = await client.post("/admin/models/second/versions", headers=keys[name], content=logistic())
+        refused(sent, 403, "this needs admin or operator")
+    for name, status in {"predict": 403, "viewer": 200, "operator": 200, "admin": 200, "bound": 403}.items():
+        assert (await client.get("/admin/models", headers=keys[name])).status_code == status, name
+    assert await _everything(place.store) == before
+    assert (await client.delete("/admin/models/second", headers=keys["admin"])).status_code == 200
+    assert (await client.post("/admin/models", headers=keys["admin"], json={"model": "second"})).status_code == 201
+    audit = (await client.get("/admin/audit?model=second", headers=TOKEN)).json()["audit"]
+    assert [one["who"] for one in audit[:2]] == ["admin", "admin"]
+
+
 async def test_what_is_at_work_ends_as_it_would_have(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     await place.bring("slow")
     reached, go = asyncio.Event(), asyncio.Event()
