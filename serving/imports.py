@@ -15,9 +15,9 @@ from serving.foreign.sandbox import examine_apart
 from serving.http import Room, answer, read_body
 from serving.operators import Operators
 from store.errors import Conflict, Fenced
-from store.names import AUDIT, compressed_line, import_consumer
+from store.names import compressed_line, import_consumer
 from store.policy import MAIN, AuditRecord, Policy, Variant
-from store.protocols import Advance, Version
+from store.protocols import NUMBER, Advance, Version
 from store.publishing import following, publish_answered
 from store.spec import MODEL_NAME, ModelRecord, Objective
 
@@ -98,6 +98,16 @@ class Imports:
 
     async def _publish(self, known: ModelRecord | None, examined: Examined, line: str, request: Request) -> Version:
         record, why = examined.record, request.query_params.get("why", "")
+        said = AuditRecord(
+            at=time(),
+            who=self._operators.who(request),
+            model=record.name,
+            action="import",
+            after=f"version {NUMBER} of line '{line}'",
+            why=why or "an operator imported it",
+            epoch=(await self._store.snapshot(record.name)).epoch,
+        )
+        audit = said.model_dump_json().encode()
         version = await publish_answered(
             self._store,
             record.name,
@@ -107,28 +117,17 @@ class Imports:
             line,
             examined.lineage | {"why": why},
             record.digest,
+            audit=audit if known is not None else b"",
         )
-        said = AuditRecord(
-            at=time(),
-            who=self._operators.who(request),
-            model=record.name,
-            action="import",
-            after=f"version {version.number} of line '{line}'",
-            why=why or "an operator imported it",
-            epoch=(await self._store.snapshot(record.name)).epoch,
-        )
-        audit = said.model_dump_json().encode()
         if known is None:
-            await self._serve(record, line, audit)
-        else:
-            await self._store.append([(AUDIT, audit)])
+            await self._serve(record, line, audit.replace(NUMBER.encode(), str(version.number).encode()))
         return version
 
     async def _serve(self, record: ModelRecord, line: str, audit: bytes) -> None:
         """Put a new model on record, last of all: whoever is killed before leaves nothing that anybody looks at."""
         epoch = (await self._store.snapshot(record.name)).epoch
-        await self._store.set_policy(record.name, Policy(variants=(Variant(name=MAIN, line=line),)), epoch, audit)
-        await self._store.register(record)
+        await self._store.set_policy(record.name, Policy(variants=(Variant(name=MAIN, line=line),)), epoch)
+        await self._store.add(record, audit)
 
 
 def _asked(name: str, request: Request) -> tuple[str, Question]:

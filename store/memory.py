@@ -10,7 +10,7 @@ from store.errors import EpochConflict, Fenced, ModelExists, NotFound, SpecError
 from store.keys import Key
 from store.names import AUDIT, consumers_of, streams_of
 from store.policy import CHAMPION, Policy, Report, Snapshot
-from store.protocols import START, Advance, Commit, Entry, Graph, Version, position_key
+from store.protocols import NUMBER, START, Advance, Commit, Entry, Graph, Version, position_key
 from store.spec import ModelRecord, RemovedModel, Schedule
 
 
@@ -172,6 +172,8 @@ class MemoryStore:
             return None
         version = commit.version.model_copy(update={"number": len(known.versions) + 1})
         known.versions.append(version)
+        if commit.audit:
+            await self.append([(AUDIT, commit.audit.replace(NUMBER.encode(), str(version.number).encode()))])
         if version.status == "published":
             known.weights[version.number] = commit.weights
             channels = {**known.snapshot.channels, f"{version.line}@latest": version.number}

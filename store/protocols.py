@@ -17,6 +17,7 @@ from store.policy import Policy, Report, Snapshot
 from store.spec import ModelRecord, RemovedModel, Schedule
 
 START = "0-0"
+NUMBER = "{number}"
 
 
 def position_key(position: str) -> tuple[int, int]:
@@ -124,11 +125,13 @@ class Version(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A learner's step: position and state move, and a version may be published, all or nothing."""
+    """A learner's step: position and state move, and a version may be published and an audit record of that kept, in which the
+    version's number stands for NUMBER; all or nothing."""
 
     step: Advance
     version: Version | None = None
     weights: bytes = b""
+    audit: bytes = b""
 
 
 class KeyRing(Protocol):

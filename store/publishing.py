@@ -59,6 +59,7 @@ async def publish_answered(
     *,
     parent: int = 0,
     tolerance: float | None = None,
+    audit: bytes = b"",
 ) -> Version:
     """Publish likewise, where a process of its own has answered the golden inputs; nothing of the graph runs in this one.
 
@@ -66,6 +67,7 @@ async def publish_answered(
         scores: the answers, finite, float32 [golden rows, outputs].
         spec: the digest of the model's declaration.
         tolerance: how far a replica's answers may lie from `scores`; None for float32's own.
+        audit: a record of it, kept in the same step; the version's number stands for NUMBER in it.
 
     Raises:
         Fenced: another version was put on the line meanwhile.
@@ -86,6 +88,6 @@ async def publish_answered(
         tolerance=TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0))) if tolerance is None else tolerance,
         lineage=dict(lineage),
     )
-    published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights))
+    published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights, audit))
     assert published is not None
     return published

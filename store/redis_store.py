@@ -24,7 +24,7 @@ from store.keys import Key
 from store.memory import latest_before
 from store.names import AUDIT, CONTROL
 from store.policy import Policy, Report, Snapshot
-from store.protocols import START, Advance, Commit, Entry, Graph, Version
+from store.protocols import NUMBER, START, Advance, Commit, Entry, Graph, Version
 from store.redis_calls import CONTROL_LENGTH, pairs
 from store.redis_models import AUDIT_LENGTH, RedisModels
 
@@ -42,8 +42,8 @@ for i = 2, #KEYS do positions[i] = redis.call('XADD', KEYS[i], '*', 'p', ARGV[i 
 return positions
 """
 
-# KEYS: consumer, versions, board, control.
-# ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or ''.
+# KEYS: consumer, versions, board, control, audit.
+# ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or '', audit record or ''.
 _COMMIT = f"""{_MOVE}
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', {CONTROL_LENGTH}, '*', 'p', 'channel')
 if ARGV[5] == '' then return {{false, 0}} end
@@ -53,6 +53,10 @@ if ARGV[8] ~= '' then
   redis.call('SET', ARGV[6] .. number, ARGV[7])
   redis.call('HSET', KEYS[3], 'channel:' .. ARGV[8], number)
   redis.call('HINCRBY', KEYS[3], 'channel_seq', 1)
+end
+if ARGV[9] ~= '' then
+  local said = string.gsub(ARGV[9], '{NUMBER}', number)
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', {AUDIT_LENGTH}, '*', 'p', said)
 end
 return {{false, number}}
 """
@@ -159,8 +163,9 @@ class RedisStore(RedisModels):
         args = [
             step.expected, step.position, step.state, step.blob, version.model_dump_json() if version else "",
             self._key(model, "weights", ""), commit.weights, f"{version.line}@latest" if version and published else "",
+            commit.audit,
         ]  # fmt: skip
-        actual, number = await self._run(_COMMIT, [*keys, self._key(CONTROL)], args)
+        actual, number = await self._run(_COMMIT, [*keys, self._key(CONTROL), self._key(AUDIT)], args)
         if actual is not None:
             raise Fenced(step.consumer, step.expected, actual.decode())
         return version.model_copy(update={"number": number}) if version else None

@@ -105,6 +105,16 @@ class StoreContract(EventLogContract, KeyRingContract, ModelRegistryContract, Po
         assert (snapshot.channels, snapshot.channel_seq) == ({"main@latest": 1}, 1)
         assert await store.weights("m", 1) == b"w"
 
+    async def test_a_version_and_the_record_of_it_are_one_step(self, store: Store) -> None:
+        await registered(store)
+        said = b"{'after': 'version {number}, 100 %'}"
+        for n in range(2):
+            await store.commit("m", Commit(step(f"{n}-0", f"{n + 1}-0"), version(f"{n + 1}-0"), b"w", said))
+        with pytest.raises(Fenced):
+            await store.commit("m", Commit(step(START, "3-0"), version("3-0"), b"w", said))
+        records = [entry.payload for entry in await store.read(AUDIT, START, 10)]
+        assert records == [b"{'after': 'version 1, 100 %'}", b"{'after': 'version 2, 100 %'}"]
+
     async def test_a_decision_its_record_and_what_it_rejects_are_one_step(self, store: Store) -> None:
         await registered(store)
         for n in range(2):
