@@ -49,7 +49,8 @@ def compress(
             say(_choice(found, max_loss, int(batch)))
         for candidate in found.candidates[1:]:
             if candidate.version:
-                say(f"{candidate.method}: published as version {candidate.version} on line {candidate.line}")
+                how = "is the same as" if candidate.before else "published as"
+                say(f"{candidate.method}: {how} version {candidate.version} on line {candidate.line}")
 
 
 def _methods(given: Sequence[str]) -> list[str]:

@@ -1,13 +1,16 @@
 """A version compressed by every method that applies: measured in turn with its parent, and published beside it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
-from store.artefact import Session, open_session, unpack_golden
+from store.artefact import Session, digest_of, open_session, unpack_golden
 from store.encoding import Encoded, Encoder
-from store.errors import NotFound
+from store.errors import Fenced, NotFound
+from store.names import learner_consumer
 from store.policy import MAIN
 from store.protocols import Graph, Store, Version
 from store.publishing import publish
@@ -22,6 +25,7 @@ from trainer.errors import CompressionError, NotApplicable
 
 PARENT = "parent"
 NOTICEABLE = 1.1
+_TRIES = 20
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class Candidate:
     """How much worse than its parent, as a share of the parent's log loss or squared error; None where nothing is labelled."""
     line: str = ""
     version: int = 0
+    before: bool = False
+    """Whether that version was there before, the same to the byte."""
 
     @property
     def is_parent(self) -> bool:
@@ -102,7 +108,13 @@ class Workshop:
         return Found(self._model, parent.version.number, parent.version.line, len(logged), candidates)
 
     async def publish(self, found: Found, methods: Sequence[str]) -> None:
-        """Publish these methods' results, each as the newest version of its own line; their candidates get their numbers."""
+        """Publish these methods' results, each as the newest version of its own line; their candidates get their numbers.
+
+        What is the newest there already is not published again: so this may be cut short and repeated, or done twice at once.
+
+        Raises:
+            CompressionError: others keep publishing on a line.
+        """
         for candidate in found.candidates:
             if candidate.is_parent or candidate.method not in methods or candidate.why_not:
                 continue
@@ -115,11 +127,24 @@ class Workshop:
                 "cut": f"{candidate.method} of version {found.version}",
                 "measured": {name: measured[name] for name in _MEASURED},
             }
-            version = await publish(
-                self._store, self._model, made.graph, made.weights, candidate.line,
-                parent=found.version, tolerance=made.tolerance, lineage=lineage,
-            )  # fmt: skip
-            candidate.version = version.number
+            candidate.version, candidate.before = await self._published(made, candidate.line, found.version, lineage)
+
+    async def _published(self, made: Compressed, line: str, parent: int, lineage: Mapping[str, Any]) -> tuple[int, bool]:
+        """Return the version's number, and whether it was there before."""
+        for _ in range(_TRIES):
+            at, _ = await self._store.consumer(learner_consumer(self._model, line))
+            newest = (await self._store.snapshot(self._model)).channels.get(f"{line}@latest")
+            if newest is not None:
+                known = await self._store.version(self._model, newest)
+                if (known.parent, known.graph, known.weights) == (parent, made.graph.digest, digest_of(made.weights)):
+                    return newest, True
+            with suppress(Fenced):
+                version = await publish(
+                    self._store, self._model, made.graph, made.weights, line,
+                    parent=parent, tolerance=made.tolerance, lineage=lineage, at=at,
+                )  # fmt: skip
+                return version.number, False
+        raise CompressionError(f"others keep publishing on line {line} of model '{self._model}': ask again when they have done")
 
     async def _parent(self, number: int | None) -> _Parent:
         records = await self._store.models()

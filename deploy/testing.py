@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -97,8 +97,36 @@ class TestPlatform:
         return [driver, *driver.children(recursive=True)]
 
 
+class Clients:
+    """Threads with a client each, which take turns of their own again and again until the block ends."""
+
+    url: str
+    threads: int
+
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._running = [threading.Thread(target=self._live, args=(number,)) for number in range(self.threads)]
+        for thread in self._running:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._running:
+            thread.join()
+
+    def _live(self, number: int) -> None:
+        with Client(self.url, timeout_s=30.0) as client:
+            while not self._stop.is_set():
+                self.turn(client, number)
+
+    def turn(self, client: Client, number: int) -> None:
+        """What the thread of this number does again and again."""
+        raise NotImplementedError
+
+
 @dataclass
-class Users:
+class Users(Clients):
     """Clients that ask one question again and again and give feedback, and remember what was acknowledged.
 
     `answers` has what each version answered, `refusals` the HTTP status of what failed.
@@ -113,35 +141,21 @@ class Users:
     refusals: set[int] = field(default_factory=set[int])
     answers: dict[int, set[float]] = field(default_factory=dict[int, set[float]])
 
-    def __enter__(self) -> "Users":
-        self._stop = threading.Event()
-        self._running = [threading.Thread(target=self._work) for _ in range(self.threads)]
-        for thread in self._running:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._running:
-            thread.join()
-
     def more(self, count: int = 200) -> None:
         """Wait until that many more predictions are acknowledged."""
         wanted = len(self.predicted) + count
         until(lambda: len(self.predicted) >= wanted, f"{count} more predictions")
 
-    def _work(self) -> None:
-        with Client(self.url, timeout_s=30.0) as client:
-            while not self._stop.is_set():
-                id_ = uuid.uuid4().hex
-                try:
-                    [made] = client.predict(self.model, [{**self.instance, "id": id_}])
-                    self.predicted.add(id_)
-                    self.answers.setdefault(made["version"], set()).add(made["output"]["probability"])
-                    client.feedback([{"id": id_, "model": self.model, "label": 1}])
-                    self.labelled.add(id_)
-                except ApiError as error:
-                    self.refusals.add(error.status)
+    def turn(self, client: Client, number: int) -> None:
+        id_ = uuid.uuid4().hex
+        try:
+            [made] = client.predict(self.model, [{**self.instance, "id": id_}])
+            self.predicted.add(id_)
+            self.answers.setdefault(made["version"], set()).add(made["output"]["probability"])
+            client.feedback([{"id": id_, "model": self.model, "label": 1}])
+            self.labelled.add(id_)
+        except ApiError as error:
+            self.refusals.add(error.status)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class ControlActor:
                 gone = controllers.keys() - records.keys()
                 await _ended([controllers.pop(name) for name in gone])
                 for name in gone:
-                    self._problems.pop(name, None)
+                    self._say(_controller_of(name), "")
                 for name in records.keys() - controllers.keys():
                     controllers[name] = asyncio.create_task(self._control(Controller(store, records[name]), name))
                 report = Report(
@@ -75,7 +75,7 @@ class ControlActor:
 
     async def _control(self, controller: Controller, model: str) -> None:
         """Start over from the store after anything that fails: it holds all that counts."""
-        pause_s, name = 0.2, f"controller of {model}"
+        pause_s, name = 0.2, _controller_of(model)
         while True:
             try:
                 await controller.start()
@@ -114,6 +114,10 @@ class ControlActor:
                 log.exception("placing deployments failed and is tried again")
                 self._say("placement", f"{type(error).__name__}: {error}")
             await asyncio.sleep(_LIST_EVERY_S)
+
+
+def _controller_of(model: str) -> str:
+    return f"controller of {model}"
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

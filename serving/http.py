@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.errors import RETRY_AFTER_S, LimitReached, ServingError, TooLarge, TooSlow, status_of
+from serving.errors import RETRY_AFTER_S, LimitReached, Overloaded, ServingError, TooLarge, TooSlow, status_of
 from store.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -49,16 +50,54 @@ def place(loc: Sequence[int | str]) -> str:
     return ".".join(str(part)[:80] for part in loc)
 
 
-async def read_body(request: Request, limit: int, instead: str = "send fewer instances in a request") -> bytes:
-    """Return the body; `instead` is what to do with one that is too large.
+class Room:
+    """For so many bytes of large bodies at a time, those that are still coming among them."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    @contextmanager
+    def held(self) -> Generator[Callable[[int], bool]]:
+        """Yield what asks for room for so much more of one body, and says whether there is any; without it, a body's other
+        parts give up theirs. In the end all do."""
+        mine = 0
+
+        def take(count: int) -> bool:
+            nonlocal mine
+            fits = count <= self._left
+            change = count if fits else -mine
+            self._left -= change
+            mine += change
+            return fits
+
+        try:
+            yield take
+        finally:
+            self._left += mine
+
+
+def _any(_: int) -> bool:
+    return True
+
+
+async def read_body(
+    request: Request,
+    limit: int,
+    instead: str = "send fewer instances in a request",
+    take: Callable[[int], bool] = _any,
+) -> bytes:
+    """Return the body; `instead` is what to do with one that is too large. `take` is asked for room for each part of it.
+
+    What is refused is read to its end and dropped, since a client that is still sending would see a broken connection and not
+    the answer.
 
     Raises:
-        TooLarge: it is over the limit. What is left of it is read and dropped first, since a client that is still sending
-            would see a broken connection and not the answer.
+        TooLarge: it is over the limit.
+        Overloaded: there is no room for it.
         TooSlow: it comes in so slowly that its place is given to others.
     """
     chunks: list[bytes] = []
-    size, more = 0, True
+    size, more, kept = 0, True, True
     try:
         async with asyncio.timeout(PATIENCE_S) as patience:
             until = patience.when() or 0.0
@@ -69,12 +108,17 @@ async def read_body(request: Request, limit: int, instead: str = "send fewer ins
                 size += len(part)
                 if message["type"] == "http.disconnect" or size > limit + _DISCARD_BYTES:
                     raise ClientDisconnect
-                if size <= limit:
+                kept = kept and size <= limit and take(len(part))
+                if kept:
                     chunks.append(part)
+                else:
+                    chunks.clear()
                 if more:
                     patience.reschedule(until + size / SLOWEST_BYTES_S)
     except TimeoutError:
         raise TooSlow(f"the body did not come in time: {size:,} bytes of it came") from None
     if size > limit:
         raise TooLarge(f"the body is over {limit:,} bytes; {instead}")
+    if not kept:
+        raise Overloaded("there is no room for this body while others are at work; send it again in a while")
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -6,18 +6,18 @@ import re
 from time import monotonic, time
 from typing import Any, get_args
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from serving.errors import Invalid
+from serving.errors import BadRequest, Invalid
 from serving.foreign.question import Examined, Question
 from serving.foreign.sandbox import examine_apart
-from serving.http import answer, read_body
+from serving.http import Room, answer, read_body
 from serving.operators import Operators
 from store.errors import Conflict, Fenced
-from store.names import AUDIT, compressed_line, import_consumer
+from store.names import compressed_line, import_consumer
 from store.policy import MAIN, AuditRecord, Policy, Variant
-from store.protocols import Advance, Version
+from store.protocols import NUMBER, Advance, Version
 from store.publishing import following, publish_answered
 from store.spec import MODEL_NAME, ModelRecord, Objective
 
@@ -26,39 +26,49 @@ _APPLIED_S = 15.0
 _LINE_NAME = re.compile(MODEL_NAME.pattern)
 _PARAMETERS = ("line", "output", "objective", "classes", "why")
 _LONGEST = 1000
+_SMALLER = "export a smaller model, or raise TIDEMILL_MAX_IMPORT_BYTES"
+_Made = tuple[ModelRecord | None, Examined, Version]
+"""What was on record before, what the file is good for, and the version that it has become."""
 
 
 class Imports:
-    """One import at a time: each may hold a large file, and takes a processor."""
+    """One import at a time, of those whose files have come: each takes a processor. Of large files, memory has room for one
+    and as much again of those that come or wait."""
 
     def __init__(self, operators: Operators, max_bytes: int) -> None:
         self._operators = operators
         self._store = operators.store
         self._max_bytes = max_bytes
         self._turn = asyncio.Lock()
+        self._room = Room(2 * max_bytes)
 
     async def create(self, request: Request) -> Response:
         """Publish the ONNX file that is the body; answer with its version's number when every replica knows of it."""
         name: str = request.path_params["model"]
         line, question = _asked(name, request)
-        async with contextlib.AsyncExitStack() as turn:
-            await turn.enter_async_context(self._turn)
-            content = await read_body(request, self._max_bytes, "export a smaller model, or raise TIDEMILL_MAX_IMPORT_BYTES")
-            work = asyncio.create_task(self._made(content, question, line, request))
-            work.add_done_callback(lambda _: self._turn.release())
-            turn.pop_all()
         # Whoever asked may go away: what has begun is ended all the same, and nobody else begins before that.
-        known, examined, version = await asyncio.shield(work)
+        known, examined, version = await asyncio.shield(await self._begun(question, line, request))
         snapshot = await self._store.snapshot(name)
         if known is None or known.loaded:
             await self._operators.applied(name, "channel_seq", snapshot.channel_seq, monotonic() + _APPLIED_S)
         answers = [one.name for one in snapshot.policy.variants if snapshot.resolve(one) == version.number]
         return answer(_described(examined.record, version, answers, new=known is None, said=examined.said), 201)
 
-    async def _made(
-        self, content: bytes, question: Question, line: str, request: Request
-    ) -> tuple[ModelRecord | None, Examined, Version]:
-        """Return what was on record before, what the file is good for, and the version that it has become."""
+    async def _begun(self, question: Question, line: str, request: Request) -> asyncio.Task[_Made]:
+        """Return the work on the file that is the body, which has its turn, and keeps it and its room until it is done."""
+        with contextlib.ExitStack() as held:
+            take = held.enter_context(self._room.held())
+            content = await read_body(request, self._max_bytes, _SMALLER, take)
+            await self._turn.acquire()
+            held.callback(self._turn.release)
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            work = asyncio.create_task(self._made(content, question, line, request))
+            kept = held.pop_all()
+            work.add_done_callback(lambda _: kept.close())
+        return work
+
+    async def _made(self, content: bytes, question: Question, line: str, request: Request) -> _Made:
         name, claim = question.name, import_consumer(question.name)
         at, _ = await self._store.consumer(claim)
         known = (await self._store.models()).get(name)
@@ -88,6 +98,16 @@ class Imports:
 
     async def _publish(self, known: ModelRecord | None, examined: Examined, line: str, request: Request) -> Version:
         record, why = examined.record, request.query_params.get("why", "")
+        said = AuditRecord(
+            at=time(),
+            who=self._operators.who(request),
+            model=record.name,
+            action="import",
+            after=f"version {NUMBER} of line '{line}'",
+            why=why or "an operator imported it",
+            epoch=(await self._store.snapshot(record.name)).epoch,
+        )
+        audit = said.model_dump_json().encode()
         version = await publish_answered(
             self._store,
             record.name,
@@ -97,34 +117,25 @@ class Imports:
             line,
             examined.lineage | {"why": why},
             record.digest,
+            audit=audit if known is not None else b"",
         )
-        said = AuditRecord(
-            at=time(),
-            who=self._operators.who(request),
-            model=record.name,
-            action="import",
-            after=f"version {version.number} of line '{line}'",
-            why=why or "an operator imported it",
-            epoch=(await self._store.snapshot(record.name)).epoch,
-        )
-        audit = said.model_dump_json().encode()
         if known is None:
-            await self._serve(record, line, audit)
-        else:
-            await self._store.append([(AUDIT, audit)])
+            await self._serve(record, line, audit.replace(NUMBER.encode(), str(version.number).encode()))
         return version
 
     async def _serve(self, record: ModelRecord, line: str, audit: bytes) -> None:
         """Put a new model on record, last of all: whoever is killed before leaves nothing that anybody looks at."""
         epoch = (await self._store.snapshot(record.name)).epoch
-        await self._store.set_policy(record.name, Policy(variants=(Variant(name=MAIN, line=line),)), epoch, audit)
-        await self._store.register(record)
+        await self._store.set_policy(record.name, Policy(variants=(Variant(name=MAIN, line=line),)), epoch)
+        await self._store.add(record, audit)
 
 
 def _asked(name: str, request: Request) -> tuple[str, Question]:
     """Return the line and what is asked of the file; raises Invalid, naming the parameter."""
     if not MODEL_NAME.fullmatch(name):
         raise Invalid(f"model name '{name[:80]}': use lower-case letters, digits, '.', '_' and '-', at most 63")
+    if (encoding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise BadRequest(f"Content-Encoding '{encoding[:80]}': send the ONNX file as it is")
     given = dict(request.query_params)
     if unknown := [key for key in given if key not in _PARAMETERS]:
         raise Invalid(f"there is no parameter '{unknown[0][:80]}': there are {', '.join(_PARAMETERS)}")

@@ -5,6 +5,7 @@ Nobody is told of a change: replicas, controllers, the joiner and the supervisor
 """
 
 import asyncio
+import contextlib
 from time import monotonic, time
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from serving.declaring import declared_apart
 from serving.errors import InUse, Invalid, TimedOut, UnknownModel
 from serving.http import answer
 from serving.operators import Operators
-from store.errors import ModelExists, NotFound, SpecError
+from store.errors import EpochConflict, ModelExists, NotFound, SpecError
 from store.names import AUDIT, CONTROL
 from store.policy import AuditRecord, Report
 from store.protocols import position_key
@@ -76,8 +77,7 @@ class Models:
         purge, force, why = _flag(request, "purge"), _flag(request, "force"), request.query_params.get("why", "")[:1000]
         known, kept = await self._store.models(), await self._store.removed()
         if model in known:
-            await self._check_idle(model, force)
-            await self._store.remove(model, self._said(request, model, "remove model", "its data are kept", why))
+            await self._take_off(model, force, self._said(request, model, "remove model", "its data are kept", why))
         elif model not in kept:
             raise UnknownModel(model, list(known))
         elif not purge:
@@ -105,11 +105,20 @@ class Models:
             raise SpecError(f"spec '{record.source}' now declares model '{declared.name}', not '{record.name}'")
         return declared
 
-    async def _check_idle(self, model: str, force: bool) -> None:
-        running = [experiment.name for experiment in (await self._store.snapshot(model)).policy.experiments]
-        if running and not force:
-            names = ", ".join(f"'{name}'" for name in running)
-            raise InUse(f"model '{model}' has experiments that run: {names}; stop them first, or remove it with --force")
+    async def _take_off(self, model: str, force: bool, said: bytes) -> None:
+        """Take a model off the record; one whose policy has changed since it was looked at is looked at again.
+
+        Raises:
+            InUse: experiments run on it, and it is not to go by force.
+        """
+        while True:
+            snapshot = await self._store.snapshot(model)
+            running = ", ".join(f"'{experiment.name}'" for experiment in snapshot.policy.experiments)
+            if running and not force:
+                raise InUse(f"model '{model}' has experiments that run: {running}; stop them first, or remove it with --force")
+            with contextlib.suppress(EpochConflict):
+                await self._store.remove(model, said, None if force else snapshot.epoch)
+                return
 
     async def _settled(self, model: str) -> None:
         """Wait until all who work on models have looked at them since now.

@@ -10,7 +10,7 @@ from store.errors import EpochConflict, Fenced, ModelExists, NotFound, SpecError
 from store.keys import Key
 from store.names import AUDIT, consumers_of, streams_of
 from store.policy import CHAMPION, Policy, Report, Snapshot
-from store.protocols import START, Advance, Commit, Entry, Graph, Version, position_key
+from store.protocols import NUMBER, START, Advance, Commit, Entry, Graph, Version, position_key
 from store.spec import ModelRecord, RemovedModel, Schedule
 
 
@@ -112,10 +112,12 @@ class MemoryStore:
             await self.append([(AUDIT, audit)])
         self._wake()
 
-    async def remove(self, model: str, audit: bytes = b"") -> str:
+    async def remove(self, model: str, audit: bytes = b"", expected_epoch: int | None = None) -> str:
         known = self._models.get(model)
         if known is None or known.record is None:
             raise NotFound(f"no model '{model[:80]}'")
+        if expected_epoch not in (None, known.snapshot.epoch):
+            raise EpochConflict(model, expected_epoch, known.snapshot.epoch)
         known.record, known.removed = None, RemovedModel(record=known.record, at=time())
         if audit:
             await self.append([(AUDIT, audit)])
@@ -170,6 +172,8 @@ class MemoryStore:
             return None
         version = commit.version.model_copy(update={"number": len(known.versions) + 1})
         known.versions.append(version)
+        if commit.audit:
+            await self.append([(AUDIT, commit.audit.replace(NUMBER.encode(), str(version.number).encode()))])
         if version.status == "published":
             known.weights[version.number] = commit.weights
             channels = {**known.snapshot.channels, f"{version.line}@latest": version.number}
@@ -206,6 +210,8 @@ class MemoryStore:
     ) -> int:
         known = self._model(model)
         epoch = known.snapshot.epoch
+        if known.removed:
+            raise NotFound(f"model '{model[:80]}' was removed")
         if epoch != expected_epoch:
             raise EpochConflict(model, expected_epoch, epoch)
         channels = {name: number for name, number in known.snapshot.channels.items() if name != CHAMPION}

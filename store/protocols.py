@@ -17,6 +17,7 @@ from store.policy import Policy, Report, Snapshot
 from store.spec import ModelRecord, RemovedModel, Schedule
 
 START = "0-0"
+NUMBER = "{number}"
 
 
 def position_key(position: str) -> tuple[int, int]:
@@ -124,11 +125,13 @@ class Version(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A learner's step: position and state move, and a version may be published, all or nothing."""
+    """A learner's step: position and state move, and a version may be published and an audit record of that kept, in which the
+    version's number stands for NUMBER; all or nothing."""
 
     step: Advance
     version: Version | None = None
     weights: bytes = b""
+    audit: bytes = b""
 
 
 class KeyRing(Protocol):
@@ -169,12 +172,16 @@ class ModelRegistry(Protocol):
         """
         ...
 
-    async def remove(self, model: str, audit: bytes = b"") -> str:
+    async def remove(self, model: str, audit: bytes = b"", expected_epoch: int | None = None) -> str:
         """Take a model off the record and keep its data, and the audit record: all or nothing. Return the change's position:
         who has looked at the models after it works on this one no longer.
 
+        Args:
+            expected_epoch: of its policy, by which it was found that it may go; None where that does not matter.
+
         Raises:
             NotFound: there is none.
+            EpochConflict: the epoch is another one.
         """
         ...
 
@@ -247,6 +254,7 @@ class PolicyBoard(Protocol):
 
         Raises:
             EpochConflict: the epoch is not the expected one.
+            NotFound: the model was removed.
         """
         ...
 

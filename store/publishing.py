@@ -26,10 +26,15 @@ async def publish(
     parent: int = 0,
     tolerance: float | None = None,
     lineage: Mapping[str, Any] | None = None,
+    at: str | None = None,
 ) -> Version:
     """Publish a graph with its weights as the newest version of a line; return it with its number.
 
+    Args:
+        at: where the line's consumer was when this was decided; None for where it is.
+
     Raises:
+        Fenced: another version was put on the line meanwhile.
         ValueError: the line is the trainer's own.
         ArtefactError: the graph does not open with these weights, or does not answer its golden inputs.
     """
@@ -39,7 +44,7 @@ async def publish(
     if not np.isfinite(scores).all():
         raise ArtefactError("the version answers its golden inputs with what is no finite number")
     told = lineage if lineage is not None else {"made": "elsewhere", "why": reason}
-    return await publish_answered(store, model, graph, weights, scores, line, told, parent=parent, tolerance=tolerance)
+    return await publish_answered(store, model, graph, weights, scores, line, told, parent=parent, tolerance=tolerance, at=at)
 
 
 def following(position: str) -> str:
@@ -59,6 +64,8 @@ async def publish_answered(
     *,
     parent: int = 0,
     tolerance: float | None = None,
+    audit: bytes = b"",
+    at: str | None = None,
 ) -> Version:
     """Publish likewise, where a process of its own has answered the golden inputs; nothing of the graph runs in this one.
 
@@ -66,12 +73,15 @@ async def publish_answered(
         scores: the answers, finite, float32 [golden rows, outputs].
         spec: the digest of the model's declaration.
         tolerance: how far a replica's answers may lie from `scores`; None for float32's own.
+        audit: a record of it, kept in the same step; the version's number stands for NUMBER in it.
+        at: where the line's consumer was when this was decided; None for where it is.
 
     Raises:
         Fenced: another version was put on the line meanwhile.
     """
     consumer = learner_consumer(model, line)
-    at, _ = await store.consumer(consumer)
+    if at is None:
+        at, _ = await store.consumer(consumer)
     await store.put_graph(model, graph)
     version = Version(
         model=model,
@@ -86,6 +96,6 @@ async def publish_answered(
         tolerance=TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0))) if tolerance is None else tolerance,
         lineage=dict(lineage),
     )
-    published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights))
+    published = await store.commit(model, Commit(Advance(consumer, at, version.position), version, weights, audit))
     assert published is not None
     return published

@@ -11,7 +11,7 @@ from functools import lru_cache
 from time import time
 from typing import Any
 
-from store.errors import ModelExists, NotFound
+from store.errors import EpochConflict, ModelExists, NotFound
 from store.memory import merged
 from store.names import AUDIT, CONTROL, consumers_of, streams_of
 from store.redis_calls import CONTROL_LENGTH, RedisCalls, pairs
@@ -19,12 +19,14 @@ from store.spec import ModelRecord, RemovedModel, Schedule
 
 AUDIT_LENGTH = 10_000
 
-# KEYS: models, removed, control, audit.
-# ARGV: name, what is on record and what is removed now, what is to be instead ('' for nothing), audit record or ''.
+# KEYS: models, removed, control, audit, board.
+# ARGV: name, what is on record and what is removed now, what is to be instead ('' for nothing), audit record or '', and the
+# epoch that the board is at or ''.
 _MOVE = f"""
 for i = 1, 2 do
   if (redis.call('HGET', KEYS[i], ARGV[1]) or '') ~= ARGV[i + 1] then return false end
 end
+if ARGV[7] ~= '' and (redis.call('HGET', KEYS[5], 'epoch') or '0') ~= ARGV[7] then return false end
 for i = 1, 2 do
   if ARGV[i + 3] == '' then redis.call('HDEL', KEYS[i], ARGV[1]) else redis.call('HSET', KEYS[i], ARGV[1], ARGV[i + 3]) end
 end
@@ -54,14 +56,18 @@ class RedisModels(RedisCalls):
             if await self._move(record.name, known, kept, new.model_dump_json(), "", audit):
                 return
 
-    async def remove(self, model: str, audit: bytes = b"") -> str:
+    async def remove(self, model: str, audit: bytes = b"", expected_epoch: int | None = None) -> str:
+        at = "" if expected_epoch is None else str(expected_epoch)
         while True:
             known, kept = await self._texts(model)
             if not known:
                 raise NotFound(f"no model '{model[:80]}'")
             removed = RemovedModel(record=_record(known), at=time())
-            if position := await self._move(model, known, kept, "", removed.model_dump_json(), audit):
+            if position := await self._move(model, known, kept, "", removed.model_dump_json(), audit, at):
                 return position
+            epoch = int(await self._ask("HGET", self._key(model, "board"), "epoch") or 0)
+            if expected_epoch not in (None, epoch):
+                raise EpochConflict(model, expected_epoch, epoch)
 
     async def removed(self) -> dict[str, RemovedModel]:
         kept = pairs(await self._ask("HGETALL", self._key("removed")))
@@ -103,10 +109,12 @@ class RedisModels(RedisCalls):
         known, kept = await self._asks.send(asked)
         return known or b"", kept or b""
 
-    async def _move(self, model: str, known: bytes, kept: bytes, record: str, removed: str | bytes, audit: bytes = b"") -> str:
+    async def _move(
+        self, model: str, known: bytes, kept: bytes, record: str, removed: str | bytes, audit: bytes = b"", epoch: str = ""
+    ) -> str:
         """Return the position of the change in the control stream; empty where another one came first."""
-        keys = [self._key(name) for name in ("models", "removed", CONTROL, AUDIT)]
-        position = await self._run(_MOVE, keys, [model, known, kept, record, removed, audit])
+        keys = [*(self._key(name) for name in ("models", "removed", CONTROL, AUDIT)), self._key(model, "board")]
+        position = await self._run(_MOVE, keys, [model, known, kept, record, removed, audit, epoch])
         return position.decode() if position else ""
 
     async def _keys_of(self, model: str) -> list[str]:

@@ -24,7 +24,7 @@ from store.keys import Key
 from store.memory import latest_before
 from store.names import AUDIT, CONTROL
 from store.policy import Policy, Report, Snapshot
-from store.protocols import START, Advance, Commit, Entry, Graph, Version
+from store.protocols import NUMBER, START, Advance, Commit, Entry, Graph, Version
 from store.redis_calls import CONTROL_LENGTH, pairs
 from store.redis_models import AUDIT_LENGTH, RedisModels
 
@@ -42,8 +42,8 @@ for i = 2, #KEYS do positions[i] = redis.call('XADD', KEYS[i], '*', 'p', ARGV[i 
 return positions
 """
 
-# KEYS: consumer, versions, board, control.
-# ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or ''.
+# KEYS: consumer, versions, board, control, audit.
+# ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or '', audit record or ''.
 _COMMIT = f"""{_MOVE}
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', {CONTROL_LENGTH}, '*', 'p', 'channel')
 if ARGV[5] == '' then return {{false, 0}} end
@@ -54,13 +54,18 @@ if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[3], 'channel:' .. ARGV[8], number)
   redis.call('HINCRBY', KEYS[3], 'channel_seq', 1)
 end
+if ARGV[9] ~= '' then
+  local said = string.gsub(ARGV[9], '{NUMBER}', number)
+  redis.call('XADD', KEYS[5], 'MAXLEN', '~', {AUDIT_LENGTH}, '*', 'p', said)
+end
 return {{false, number}}
 """
 
-# KEYS: board, control, audit, versions.
+# KEYS: board, control, audit, versions, removed.
 # ARGV: expected epoch, policy, champion or 0, audit record or '', rejected version or 0, its record, its line's channel, the
-# version before it or 0.
+# version before it or 0, the model.
 _SET_POLICY = f"""
+if redis.call('HEXISTS', KEYS[5], ARGV[9]) == 1 then return {{false, 0}} end
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 if epoch ~= tonumber(ARGV[1]) then return {{epoch, 0}} end
 redis.call('HSET', KEYS[1], 'policy', ARGV[2], 'epoch', epoch + 1)
@@ -158,8 +163,9 @@ class RedisStore(RedisModels):
         args = [
             step.expected, step.position, step.state, step.blob, version.model_dump_json() if version else "",
             self._key(model, "weights", ""), commit.weights, f"{version.line}@latest" if version and published else "",
+            commit.audit,
         ]  # fmt: skip
-        actual, number = await self._run(_COMMIT, [*keys, self._key(CONTROL)], args)
+        actual, number = await self._run(_COMMIT, [*keys, self._key(CONTROL), self._key(AUDIT)], args)
         if actual is not None:
             raise Fenced(step.consumer, step.expected, actual.decode())
         return version.model_copy(update={"number": number}) if version else None
@@ -201,13 +207,16 @@ class RedisStore(RedisModels):
     async def set_policy(
         self, model: str, policy: Policy, expected_epoch: int, audit: bytes = b"", rejected: Version | None = None
     ) -> int:
-        keys = [self._key(model, "board"), self._key(CONTROL), self._key(AUDIT), self._key(model, "versions")]
+        shared = [self._key(name) for name in (CONTROL, AUDIT)]
+        keys = [self._key(model, "board"), *shared, self._key(model, "versions"), self._key("removed")]
         gone: tuple[Any, ...] = (0, "", "", 0)
         if rejected is not None:
             before = latest_before(await self.versions(model), rejected)
             gone = (rejected.number, rejected.model_dump_json(), f"{rejected.line}@latest", before)
-        args = [expected_epoch, policy.model_dump_json(), policy.champion or 0, audit, *gone]
+        args = [expected_epoch, policy.model_dump_json(), policy.champion or 0, audit, *gone, model]
         epoch, done = await self._run(_SET_POLICY, keys, args)
+        if epoch is None:
+            raise NotFound(f"model '{model[:80]}' was removed")
         if not done:
             raise EpochConflict(model, expected_epoch, epoch)
         return epoch

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from store.errors import EpochConflict, Fenced
+from store.errors import EpochConflict, Fenced, NotFound
 from store.names import AUDIT
 from store.policy import Policy, Report, Variant
 from store.protocols import START, Commit, PolicyBoard, Store, position_key
@@ -105,6 +105,16 @@ class StoreContract(EventLogContract, KeyRingContract, ModelRegistryContract, Po
         assert (snapshot.channels, snapshot.channel_seq) == ({"main@latest": 1}, 1)
         assert await store.weights("m", 1) == b"w"
 
+    async def test_a_version_and_the_record_of_it_are_one_step(self, store: Store) -> None:
+        await registered(store)
+        said = b"{'after': 'version {number}, 100 %'}"
+        for n in range(2):
+            await store.commit("m", Commit(step(f"{n}-0", f"{n + 1}-0"), version(f"{n + 1}-0"), b"w", said))
+        with pytest.raises(Fenced):
+            await store.commit("m", Commit(step(START, "3-0"), version("3-0"), b"w", said))
+        records = [entry.payload for entry in await store.read(AUDIT, START, 10)]
+        assert records == [b"{'after': 'version 1, 100 %'}", b"{'after': 'version 2, 100 %'}"]
+
     async def test_a_decision_its_record_and_what_it_rejects_are_one_step(self, store: Store) -> None:
         await registered(store)
         for n in range(2):
@@ -119,6 +129,28 @@ class StoreContract(EventLogContract, KeyRingContract, ModelRegistryContract, Po
         assert (await store.snapshot("m")).channels == {"main@latest": 2, "champion": 2}
         await store.set_policy("m", Policy(), 1)
         assert (await store.snapshot("m")).channels == {"main@latest": 2}
+
+    async def test_a_model_goes_only_if_its_policy_is_as_it_was(self, store: Store) -> None:
+        await registered(store)
+        await store.set_policy("m", Policy(), 0)
+        for stale in (0, 2):
+            with pytest.raises(EpochConflict) as caught:
+                await store.remove("m", b"the record", stale)
+            assert (caught.value.expected, caught.value.actual) == (stale, 1)
+        assert "m" in await store.models()
+        assert await store.last(AUDIT) == START
+        await store.remove("m", b"the record", 1)
+        assert [entry.payload for entry in await store.read(AUDIT, START, 10)] == [b"the record"]
+
+    async def test_the_policy_of_a_removed_model_stays_as_it_was(self, store: Store) -> None:
+        await registered(store)
+        await store.remove("m", b"", 0)
+        with pytest.raises(NotFound, match="was removed"):
+            await store.set_policy("m", Policy(default="other"), 0, b"a record")
+        assert await store.last(AUDIT) == START
+        await registered(store)
+        assert (await store.snapshot("m")).policy == Policy()
+        assert await store.set_policy("m", Policy(default="other"), 0) == 1
 
     async def test_a_line_goes_back_to_the_version_before_the_one_that_is_rejected(self, store: Store) -> None:
         await registered(store)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from types import MappingProxyType
 from typing import cast
-from urllib.parse import urlsplit
 
 import numpy as np
 import uvloop
+
+from tests.bench.wire import answered, asking
 
 
 @dataclass
@@ -45,15 +46,10 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
+        if (answer := answered(self._buffer)) is None:
             return
-        head = self._buffer[:end].lower()
-        at = head.find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0])
-        if len(self._buffer) < end + 4 + length:
-            return
-        body, self._buffer = self._buffer[end + 4 : end + 4 + length], b""
+        head, body = answer
+        self._buffer = b""
         now = perf_counter()
         if head.split(b" ", 2)[1] == b"200":
             self._load.latencies_s.append(now - self._sent_at)
@@ -83,21 +79,13 @@ async def run_async(
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Load:
     """Send the body again and again on every connection; `look` sees each good answer's body."""
-    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    parts = urlsplit(url)
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n{more}\r\n"
-    )
-    request = head.encode() + body
+    address, request = asking(url, body, headers)
     load = Load()
     started = perf_counter()
     ends = [asyncio.Event() for _ in range(connections)]
     loop = asyncio.get_running_loop()
     for end in ends:
-        await loop.create_connection(
-            lambda end=end: _Connection(request, load, started + seconds, end, look), parts.hostname or "", parts.port or 80
-        )
+        await loop.create_connection(lambda end=end: _Connection(request, load, started + seconds, end, look), *address)
     await asyncio.gather(*(end.wait() for end in ends))
     load.seconds = perf_counter() - started
     return load

@@ -17,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Self, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 import uvloop
+
+from tests.bench.wire import answered, asking
 
 ROOT = Path(__file__).parents[2]
 READY_S = 1.5
@@ -117,14 +118,8 @@ class _Generator:
     """One process's share of a load. `seen` has a column for each of the answers' fields but `busy`."""
 
     def __init__(self, url: str, body: bytes, begins: float, ends: float, rate: float) -> None:
-        parts = urlsplit(url)
-        head = (
-            f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        self.bytes = head.encode() + body
+        self._address, self.bytes = asking(url, body)
         self.seen = {field.name: array("d") for field in fields(Answers)[:-1]}
-        self._address = (parts.hostname or "", parts.port or 80)
         self._begins, self._ends, self._rate = begins, ends, rate
         self._connections: set[_Connection] = set()
         self._idle: list[_Connection] = []
@@ -216,14 +211,9 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
+        if (answer := answered(self._buffer)) is None:
             return
-        head = self._buffer[:end].lower()
-        at = head.find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0])
-        if len(self._buffer) < end + 4 + length:
-            return
+        head, _ = answer
         self._buffer = b""
         if self.request is not None:
             self._generator.note(*self.request, int(head[9:12]), b"\r\nretry-after:" in head)

@@ -2,20 +2,14 @@
 
 import statistics
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from deploy.client import Client
-from deploy.home import Home
-from deploy.platform import Platform
-from deploy.serve_settings import free_ports
-from deploy.settings import Settings
 from tests.bench.load import Load, run
-from tests.bench.serving import BODY
+from tests.bench.serving import BODY, platform
 
 MODEL = "wide"
 CONNECTIONS = (1, 32)
@@ -30,25 +24,17 @@ console = Console(width=120)
 
 def placement(rounds: int = 3, seconds: float = 5.0) -> None:
     seen: dict[tuple[str, int], list[Load]] = {}
-    with TemporaryDirectory(prefix="tidemill-bench-") as folder:
-        [port] = free_ports(1)
-        settings = Settings(home=Path(folder), port=port)
-        running_platform = Platform(settings, ["tests.bench.wide:spec"], lambda stage: console.print(f"[dim]{stage}[/dim]"))
-        try:
-            running = running_platform.start()
-            url = f"{running.url}/models/{MODEL}/predict"
-            with Client(running.url, Home(settings.home).token()) as client:
-                for _ in range(rounds):
-                    for name, wanted in PLACES.items():
-                        _moved(client, wanted)
-                        run(url, BODY, 32, 1.0)
-                        for connections in CONNECTIONS:
-                            load = run(url, BODY, connections, seconds)
-                            if load.failures:
-                                raise RuntimeError(f"{name}: {len(load.failures)} failures, such as {load.failures[0]}")
-                            seen.setdefault((name, connections), []).append(load)
-        finally:
-            running_platform.stop()
+    with platform("tests.bench.wide:spec", MODEL) as (running, client):
+        url = f"{running.url}/models/{MODEL}/predict"
+        for _ in range(rounds):
+            for name, wanted in PLACES.items():
+                _moved(client, wanted)
+                run(url, BODY, 32, 1.0)
+                for connections in CONNECTIONS:
+                    load = run(url, BODY, connections, seconds)
+                    if load.failures:
+                        raise RuntimeError(f"{name}: {len(load.failures)} failures, such as {load.failures[0]}")
+                    seen.setdefault((name, connections), []).append(load)
     _tell(seen)
 
 

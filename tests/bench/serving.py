@@ -37,15 +37,16 @@ console = Console(width=120)
 
 
 @contextmanager
-def platform() -> Generator[tuple[Running, Client]]:
+def platform(spec: str = "examples.vector:spec", model: str = MODEL) -> Generator[tuple[Running, Client]]:
+    """A platform with this model, which learns by hand alone."""
     with TemporaryDirectory(prefix="tidemill-bench-") as folder:
         [port] = free_ports(1)
         settings = Settings(home=Path(folder), port=port)
-        running_platform = Platform(settings, ["examples.vector:spec"], lambda stage: console.print(f"[dim]{stage}[/dim]"))
+        running_platform = Platform(settings, [spec], lambda stage: console.print(f"[dim]{stage}[/dim]"))
         try:
             running = running_platform.start()
             with Client(running.url, Home(settings.home).token()) as client:
-                client.set_schedule(MODEL, None, None)
+                client.set_schedule(model, None, None)
                 yield running, client
         finally:
             running_platform.stop()

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.client import ApiError
-from deploy.testing import TestPlatform, platform_in, until
+from deploy.client import ApiError, Client
+from deploy.testing import Clients, TestPlatform, platform_in, until
 from store.artefact import pack_weights
 from store.protocols import Graph, Version
 from store.publishing import publish
@@ -29,39 +28,28 @@ TRUE = _DRAWN - _DRAWN.mean()
 
 
 @dataclass
-class Crowd:
+class Crowd(Clients):
     """Clients that ask, and tell the truth a moment later. Units are new ones all the time."""
 
-    platform: TestPlatform
+    url: str
     threads: int = 3
     answered: int = 0
     refusals: list[str] = field(default_factory=list[str])
-    _stop: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> "Crowd":
-        self._running = [threading.Thread(target=self._live, args=(seed,), daemon=True) for seed in range(self.threads)]
-        for thread in self._running:
-            thread.start()
-        return self
+    def __post_init__(self) -> None:
+        self._draws = [np.random.default_rng(seed) for seed in range(self.threads)]
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._running:
-            thread.join()
-
-    def _live(self, seed: int) -> None:
-        draw = np.random.default_rng(seed)
-        with self.platform.client() as client:
-            while not self._stop.is_set():
-                rows = draw.uniform(0.0, 1.0, (4, WIDTH))
-                chances = 1 / (1 + np.exp(-rows @ TRUE))
-                labels = (draw.random(4) < chances).astype(int)
-                try:
-                    made = client.predict(MODEL, [{"features": {"x": row}} for row in rows.round(4).tolist()])
-                    self.answered += len(made)
-                    client.feedback([{"id": one["id"], "label": int(y)} for one, y in zip(made, labels, strict=True)])
-                except ApiError as error:
-                    self.refusals.append(f"{error.status} {error}")
+    def turn(self, client: Client, number: int) -> None:
+        draw = self._draws[number]
+        rows = draw.uniform(0.0, 1.0, (4, WIDTH))
+        chances = 1 / (1 + np.exp(-rows @ TRUE))
+        labels = (draw.random(4) < chances).astype(int)
+        try:
+            made = client.predict(MODEL, [{"features": {"x": row}} for row in rows.round(4).tolist()])
+            self.answered += len(made)
+            client.feedback([{"id": one["id"], "label": int(y)} for one, y in zip(made, labels, strict=True)])
+        except ApiError as error:
+            self.refusals.append(f"{error.status} {error}")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +107,7 @@ def test_a_bad_version_is_rolled_back_by_itself_and_no_client_sees_it(
     platform: TestPlatform, graph: Graph, packed: bytes, says: tuple[str, ...]
 ) -> None:
     _plan(platform)
-    with Crowd(platform) as crowd, platform.client() as client:
+    with Crowd(platform.url) as crowd, platform.client() as client:
         until(lambda: crowd.answered > 200, "there is a load")
         champion = client.policy(MODEL)["channels"]["champion"]
         version = _publish(platform, graph, packed).number
@@ -143,7 +131,7 @@ def test_a_bad_version_is_rolled_back_by_itself_and_no_client_sees_it(
 
 def test_a_better_version_reaches_champion(platform: TestPlatform) -> None:
     _plan(platform, better=True)
-    with Crowd(platform) as crowd, platform.client() as client:
+    with Crowd(platform.url) as crowd, platform.client() as client:
         better = behaving("good")
         packed = pack_weights({"w": TRUE.astype(np.float32).reshape(WIDTH, 1)})
         version = _publish(platform, better, packed).number
@@ -161,7 +149,7 @@ def test_a_kill_in_each_state_of_a_rollout_skips_nothing_and_repeats_nothing(pla
         before = len(client.audit(last=1000))
     steps = [{"kind": "shadow", "share": 1.0, "min_s": 1.0, "min_units": 30}, *STEPS]
     _plan(platform, steps=steps)
-    with Crowd(platform) as crowd, platform.client() as client:
+    with Crowd(platform.url) as crowd, platform.client() as client:
         until(lambda: crowd.answered > 200, "there is a load")
         # The champion's own weights once more: as good as it, so it is promoted where it need not be better.
         packed = pack_weights({"w": TRUE.astype(np.float32).reshape(WIDTH, 1)})

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import httpx
 import pytest
@@ -10,9 +12,13 @@ import pytest
 from deploy.compressing import Workshop
 from serving.settings import ServingSettings
 from serving.testing import GOOD, TOKEN, serving
+from store.errors import Fenced
+from store.protocols import Version
+from store.publishing import publish
 from store.redis_store import RedisStore
 from store.spec import ModelSpec, Schedule
 from tests.integration.conftest import Features
+from trainer.errors import CompressionError
 from trainer.loop import Trainer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
@@ -81,6 +87,39 @@ async def test_children_answer_in_a_replica_as_their_parent_does(place: Place) -
             version, answered, _ = await place.predict(x)
             assert version == child.version
             assert answered == pytest.approx(probability, abs=0.02)
+
+
+async def test_of_two_who_compress_a_version_at_once_one_publishes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen that there is no such version yet when the first of them publishes it."""
+    methods = ["dynamic_int8", "fp16"]
+    together, calls = asyncio.Barrier(2), count()
+
+    async def late(*given: Any, **more: Any) -> Version:
+        if next(calls) < 2:
+            await together.wait()
+        return await publish(*given, **more)
+
+    monkeypatch.setattr("deploy.compressing.publish", late)
+    workshops = [Workshop(place.store, "m") for _ in range(2)]
+    found = [await workshop.measure(1, methods) for workshop in workshops]
+    await asyncio.gather(*(workshop.publish(one, methods) for workshop, one in zip(workshops, found, strict=True)))
+    said = [[(one.version, one.before) for one in each.candidates[1:]] for each in found]
+    for method, one, other in zip(methods, *said, strict=True):
+        assert one[0] == other[0], method
+        assert {one[1], other[1]} == {False, True}, method
+    children = [one for one in await place.store.versions("m") if one.line not in ("main", "main-compressed")]
+    assert sorted(one.line for one in children) == ["main-dynamic-int8", "main-fp16"]
+
+
+async def test_others_who_keep_publishing_are_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fenced(*_: Any, **__: Any) -> Version:
+        raise Fenced("learner", "1-0", "2-0")
+
+    monkeypatch.setattr("deploy.compressing.publish", fenced)
+    workshop = Workshop(place.store, "m")
+    found = await workshop.measure(1, ["fp16"])
+    with pytest.raises(CompressionError, match="others keep publishing on line main-fp16 of model 'm'"):
+        await workshop.publish(found, ["fp16"])
 
 
 async def test_an_arm_that_follows_the_compressed_line_is_as_fresh_as_the_line(place: Place) -> None:

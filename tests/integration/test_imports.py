@@ -280,11 +280,6 @@ async def test_imports_need_the_token(client: httpx.AsyncClient) -> None:
     refused(await client.post("/admin/models/fresh/versions", content=logistic()), 401, "Authorization")
 
 
-async def test_two_imports_at_a_time_are_both_versions(client: httpx.AsyncClient) -> None:
-    both = await asyncio.gather(*(_import(client, "race", logistic()) for _ in range(2)))
-    assert sorted(one.json()["version"] for one in both) == [1, 2]
-
-
 @pytest.mark.parametrize("line", ["main", "main-compressed"])
 async def test_the_trainers_lines_are_the_trainers(client: httpx.AsyncClient, store: RedisStore, line: str) -> None:
     before = await store.consumer(learner_consumer("learned", line))
@@ -314,28 +309,3 @@ async def test_of_two_replicas_that_make_a_model_one_does(
     feature = (await store.models())["torn"].features.fields[0].name
     assert version.lineage["sha256"] == hashlib.sha256(names[feature]).hexdigest()
     assert (await _ask(client, "torn", [{feature: [1, 2, 3]}]))[0]["version"] == 1
-
-
-async def test_an_import_goes_on_without_its_client_and_keeps_its_turn(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a client that comes and goes would have the platform examine any number of files at a time."""
-    begun, going_on = threading.Event(), threading.Event()
-    at_work: list[str] = []
-
-    def slowly(content: bytes, question: Question) -> Examined:
-        at_work.append(question.name)
-        begun.set()
-        going_on.wait(30)
-        return examine_apart(content, question)
-
-    monkeypatch.setattr("serving.imports.examine_apart", slowly)
-    gone = asyncio.create_task(_import(client, "gone", logistic()))
-    await asyncio.to_thread(begun.wait, 30)
-    gone.cancel()
-    next_one = asyncio.create_task(_import(client, "next", logistic()))
-    await asyncio.sleep(0.2)
-    assert at_work == ["gone"]
-    going_on.set()
-    assert (await next_one).status_code == 201
-    assert (await client.get("/admin/models/gone/versions", headers=TOKEN)).json()["versions"][0]["number"] == 1

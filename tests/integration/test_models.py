@@ -3,50 +3,24 @@
 import asyncio
 import gc
 import sys
-import threading
 import weakref
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from deploy.supervisor import Supervisor
-from serving.app import build
 from serving.foreign.testing import logistic
-from serving.hosted import Hosted
-from serving.replica import Replica
-from serving.settings import ServingSettings
 from serving.testing import TOKEN, refused
 from store.names import CONTROL, log_stream
 from store.redis_store import RedisStore
 from store.spec import load_spec
-from trainer.joiner import Joiner
+from tests.integration.models import Place, models_in
 from trainer.loop import Trainer
 
 pytestmark = pytest.mark.anyio
 
-SPECS = """
-from pydantic import BaseModel
-from store.keys import Limits
-from store.spec import ModelSpec, Schedule
-
-print("a module may print")
-
-class Features(BaseModel):
-    x: float
-
-class Others(BaseModel):
-    y: float
-
-by_hand = Schedule(seconds=None)
-click = ModelSpec(name="click", features=Features, schedule=by_hand)
-other = ModelSpec(name="click", features=Others, schedule=by_hand)
-sale = ModelSpec(name="sale", features=Features, schedule=by_hand, limits=Limits(concurrency=1))
-number = 5
-"""
 BROKEN = {
     "no_such:spec": "cannot import no_such",
     "many_models:nothing": "no ModelSpec named 'nothing'",
@@ -59,77 +33,15 @@ BROKEN = {
     "many_models_syntax:spec": "SyntaxError",
     "many_models_ends:spec": "ended with status 3",
 }
-IRIS = {"x": [1.0, 2.0, 3.0]}
-
-
-@dataclass
-class Place:
-    store: RedisStore
-    client: httpx.AsyncClient
-    replica: Replica
-
-    async def add(self, **body: str) -> httpx.Response:
-        return await self.client.post("/admin/models", headers=TOKEN, json=body)
-
-    async def remove(self, model: str, **how: str) -> httpx.Response:
-        return await self.client.delete(f"/admin/models/{model}", headers=TOKEN, params=how)
-
-    async def bring(self, model: str) -> None:
-        """Import a small model."""
-        headers = TOKEN | {"content-type": "application/octet-stream"}
-        reply = await self.client.post(f"/admin/models/{model}/versions", headers=headers, content=logistic())
-        assert reply.status_code == 201, reply.text
-
-    async def ask(self, model: str, features: dict[str, Any] | None = None, **instance: Any) -> httpx.Response:
-        body = {"instances": [{"features": features or IRIS, **instance}]}
-        return await self.client.post(f"/models/{model}/predict", json=body)
-
-    async def until(self, model: str, status: int, features: dict[str, Any] | None = None) -> httpx.Response:
-        async with asyncio.timeout(60):
-            while (reply := await self.ask(model, features)).status_code != status:  # noqa: ASYNC110 - asked as any client asks
-                await asyncio.sleep(0.02)
-        return reply
-
-    async def listed(self) -> dict[str, Any]:
-        return (await self.client.get("/admin/models", headers=TOKEN)).json()
-
-    async def audit(self, model: str) -> list[str]:
-        records = (await self.client.get(f"/admin/audit?model={model}", headers=TOKEN)).json()["audit"]
-        return [record["action"] for record in records]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("specs")
-    (folder / "many_models.py").write_text(SPECS)
-    (folder / "many_models_broken.py").write_text("1 / 0")
-    (folder / "many_models_syntax.py").write_text("spec = (")
-    (folder / "many_models_ends.py").write_text("import sys; sys.exit(3)")
-    return folder
 
 
 @pytest.fixture
-async def place(redis_url: str, prefix: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
-    monkeypatch.syspath_prepend(str(folder))  # pyright: ignore[reportUnknownMemberType]
-    store = RedisStore(redis_url, prefix)
-    replicas: list[Replica] = []
-
-    def made(settings: ServingSettings, *others: Any) -> Replica:
-        replicas.append(Replica(settings, *others))
-        return replicas[0]
-
-    monkeypatch.setattr("serving.app.Replica", made)
-    edge = build(ServingSettings(redis_url=redis_url, prefix=prefix, token="secret", max_ongoing=40))
-    transport = httpx.ASGITransport(edge)
-    async with (
-        edge.app.router.lifespan_context(edge.app),
-        httpx.AsyncClient(transport=transport, base_url="http://platform", timeout=60) as client,
-    ):
-        place = Place(store, client, replicas[0])
-        await place.bring("first")
-        await place.until("first", 200)
+async def place(tmp_path: Path, redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    (tmp_path / "many_models_broken.py").write_text("1 / 0")
+    (tmp_path / "many_models_syntax.py").write_text("spec = (")
+    (tmp_path / "many_models_ends.py").write_text("import sys; sys.exit(3)")
+    async with models_in(tmp_path, redis_url, prefix, monkeypatch) as place:
         yield place
-    await store.close()
 
 
 async def _everything(store: RedisStore) -> tuple[Any, ...]:
@@ -214,17 +126,55 @@ async def test_a_trainer_that_has_not_heard_of_it_does_not_bring_a_removed_model
     assert "click" not in await place.store.models()
 
 
+async def _try(place: Place, model: str) -> httpx.Response:
+    """Start an experiment, `trial`, with the first version of a model."""
+    trial = {"name": "trial", "kind": "ab", "shares": {"main": 0.5, "new": 0.5}}
+    body = {"experiment": trial, "variants": [{"name": "new", "version": 1}]}
+    return await place.client.post(f"/admin/models/{model}/experiments", headers=TOKEN, json=body)
+
+
 async def test_a_model_with_an_experiment_is_removed_by_force_alone(place: Place) -> None:
     await place.bring("tried")
     await place.bring("tried")
-    body = {"experiment": {"name": "trial", "kind": "ab", "shares": {"main": 0.5, "new": 0.5}}}
-    body["variants"] = [{"name": "new", "version": 1}]  # pyright: ignore[reportArgumentType]
-    started = await place.client.post("/admin/models/tried/experiments", headers=TOKEN, json=body)
+    started = await _try(place, "tried")
     assert started.status_code == 200, started.text
     refused(await place.remove("tried"), 409, "'trial'")
     assert (await place.ask("tried")).status_code == 200
     assert (await place.remove("tried", force="true")).status_code == 200
     refused(await place.ask("tried"), 404)
+
+
+async def test_a_removal_sees_the_experiment_that_begins_while_it_looks(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.bring("tried")
+    remove, begun = RedisStore.remove, list[httpx.Response]()
+
+    async def late(self: RedisStore, model: str, *how: Any) -> str:
+        if not begun:
+            begun.append(await _try(place, model))
+        return await remove(self, model, *how)
+
+    monkeypatch.setattr(RedisStore, "remove", late)
+    refused(await place.remove("tried"), 409, "'trial'")
+    assert begun[0].status_code == 200, begun[0].text
+    assert (await place.ask("tried")).status_code == 200
+    assert await place.audit("tried") == ["enter", "import"]
+    assert (await place.remove("tried", force="true")).status_code == 200
+
+
+async def test_no_experiment_begins_on_a_model_that_goes_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    await place.bring("tried")
+    set_policy, removed = RedisStore.set_policy, list[httpx.Response]()
+
+    async def late(self: RedisStore, model: str, *how: Any) -> int:
+        removed.append(await place.remove(model))
+        return await set_policy(self, model, *how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RedisStore, "set_policy", late)
+        refused(await _try(place, "tried"), 404, "model 'tried' was removed")
+    assert removed[0].status_code == 200, removed[0].text
+    assert (await place.add(model="tried")).json()["experiments"] == []
+    assert await place.audit("tried") == ["add model", "remove model", "import"]
 
 
 async def test_nothing_of_a_removed_model_is_left_in_its_replica(place: Place) -> None:
@@ -251,6 +201,34 @@ async def test_nothing_of_a_removed_model_is_left_in_its_replica(place: Place) -
         while hosted() is not None:  # and with it its sessions
             gc.collect()
             await asyncio.sleep(0.02)
+
+
+async def test_models_are_listed_by_who_reads_and_changed_by_admins_alone(place: Place) -> None:
+    """Naming a module runs it; an operator's key is for the models that there are."""
+    client, keys = place.client, dict[str, dict[str, str]]()
+    wanted: dict[str, Any] = {role: {"name": role, "role": role} for role in ("predict", "viewer", "operator", "admin")}
+    wanted["bound"] = {"name": "bound", "role": "admin", "models": ["first"]}
+    for name, body in wanted.items():
+        keys[name] = {"x-api-key": (await client.post("/admin/keys", headers=TOKEN, json=body)).json()["key"]}
+    async with asyncio.timeout(60):
+        while (await client.get("/admin/models/first/policy", headers=keys["bound"])).status_code == 401:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await place.bring("second")
+    before = await _everything(place.store)
+    says = {name: f"role {name}; this needs admin" for name in ("predict", "viewer", "operator")}
+    for name, words in (says | {"bound": "not for"}).items():
+        refused(await client.post("/admin/models", headers=keys[name], json={"spec": "many_models:click"}), 403, words)
+        refused(await client.delete("/admin/models/second", headers=keys[name]), 403, words)
+    for name in ("predict", "viewer"):
+        sent = await client.post("/admin/models/second/versions", headers=keys[name], content=logistic())
+        refused(sent, 403, "this needs admin or operator")
+    for name, status in {"predict": 403, "viewer": 200, "operator": 200, "admin": 200, "bound": 403}.items():
+        assert (await client.get("/admin/models", headers=keys[name])).status_code == status, name
+    assert await _everything(place.store) == before
+    assert (await client.delete("/admin/models/second", headers=keys["admin"])).status_code == 200
+    assert (await client.post("/admin/models", headers=keys["admin"], json={"model": "second"})).status_code == 201
+    audit = (await client.get("/admin/audit?model=second", headers=TOKEN)).json()["audit"]
+    assert [one["who"] for one in audit[:2]] == ["admin", "admin"]
 
 
 async def test_what_is_at_work_ends_as_it_would_have(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,116 +260,3 @@ async def test_a_model_removed_and_added_by_name_serves_what_was_imported(place:
     await place.remove("iris")
     assert (await place.add(model="iris")).status_code == 201
     assert (await place.until("iris", 200)).json()["predictions"][0]["version"] == 1
-
-
-async def test_many_models_each_have_their_own_and_come_and_go_under_load(place: Place) -> None:
-    names = [f"many-{number}" for number in range(20)]
-    for name in names:
-        await place.bring(name)
-    trained = ["click", "sale"]
-    for name in trained:
-        assert (await place.add(spec=f"many_models:{name}")).status_code == 201
-        await Trainer(load_spec(f"many_models:{name}"), place.store, register=False).start()
-    for name in trained:
-        await place.until(name, 200, {"x": 1.0})
-    await place.bring("many-3")
-    policies = {name: (await place.store.snapshot(name)).epoch for name in names}
-    etag = (await place.client.get("/admin/models/many-5/policy", headers=TOKEN)).headers["etag"]
-    wanted = {"variants": [{"name": "main", "line": "imported"}, {"name": "b", "version": 1}], "default": "b"}
-    put = await place.client.put("/admin/models/many-5/policy", headers=TOKEN | {"if-match": etag}, json=wanted)
-    assert put.status_code == 200, put.text
-    changed = {name: (await place.store.snapshot(name)).epoch for name in names}
-    assert {name for name in names if changed[name] != policies[name]} == {"many-5"}
-    assert (await place.ask("many-3")).json()["predictions"][0]["version"] == 2
-    assert (await place.ask("many-4")).json()["predictions"][0]["version"] == 1
-    assert (await place.ask("many-5")).json()["predictions"][0]["variant"] == "b"
-
-    staying, going = names[:15], names[15:]
-    enough = asyncio.Event()
-    answers: list[httpx.Response] = []
-
-    async def keep_asking(model: str, features: dict[str, Any]) -> None:
-        while not enough.is_set():
-            answers.append(await place.ask(model, features))
-
-    asked = [*((name, IRIS) for name in staying), ("click", {"x": 1.0})]
-    asking = [asyncio.create_task(keep_asking(model, features)) for model, features in asked]
-    for name in going:
-        assert (await place.remove(name)).status_code == 200
-        refused(await place.ask(name), 404, "many-1")
-    assert (await place.remove("sale", purge="true")).status_code == 200
-    for name in going:
-        assert (await place.add(model=name)).status_code == 201
-        await place.until(name, 200)
-    enough.set()
-    await asyncio.gather(*asking)
-    assert {reply.status_code for reply in answers} == {200}
-    assert len(answers) > 100
-    shown = (await place.listed())["models"]
-    assert [one["model"] for one in shown if one["replicas"] != {"serving": 1, "of": 1}] == []
-
-
-async def test_a_model_at_its_limits_and_a_slow_one_leave_others_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slow one's runs stay in their threads until the other's have been answered."""
-    await place.bring("slow")
-    go, score = threading.Event(), Hosted.score
-
-    def held(self: Hosted, *args: Any) -> Any:
-        if self.record.name == "slow":
-            go.wait(60)
-        return score(self, *args)
-
-    monkeypatch.setattr(Hosted, "score", held)
-    for name in ("slow", "first"):
-        for live in place.replica.models[name].state.live.values():
-            live.run_s = 1.0  # both go to threads
-    slow = [asyncio.create_task(place.ask("slow")) for _ in range(50)]
-    try:
-        async with asyncio.timeout(60):
-            while place.replica.models["slow"].ongoing < 20:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            for _ in range(20):
-                assert (await place.ask("first")).status_code == 200
-    finally:
-        go.set()
-    statuses = [(await one).status_code for one in slow]
-    assert statuses.count(200) == 20, "of the 40 places one model gets half"
-    assert statuses.count(503) == 30
-
-
-async def test_labels_of_removed_models_are_joined_no_more(place: Place) -> None:
-    joiner = Joiner(place.store)
-    await place.bring("joined")
-    await joiner.refresh()
-    assert set(joiner._tasks) == {"first", "joined"}  # pyright: ignore[reportPrivateUsage]
-    joiner.problems["joined"] = "it has one"
-    await place.remove("joined")
-    await joiner.refresh()
-    assert set(joiner._tasks) == {"first"}  # pyright: ignore[reportPrivateUsage]
-    assert joiner.problems == {}
-    await joiner.close()
-
-
-async def test_the_supervisor_starts_and_stops_trainers_as_the_record_says(place: Place) -> None:
-    running: list[tuple[str, str]] = []
-
-    def start(model: str, source: str) -> tuple[str, str]:
-        running.append((model, source))
-        return running[-1]
-
-    declared = [load_spec("many_models:sale").record.model_copy(update={"source": "many_models:sale"})]
-    supervisor = Supervisor(place.store, start, running.remove, declared)  # pyright: ignore[reportArgumentType]
-    await supervisor.refresh()
-    assert running == [("sale", "many_models:sale")]
-    await place.add(spec="many_models:click")
-    await supervisor.refresh()
-    await supervisor.refresh()
-    assert sorted(running) == [("click", "many_models:click"), ("sale", "many_models:sale")]
-    await place.remove("sale")
-    await supervisor.refresh()
-    assert running == [("click", "many_models:click")]
-    # One that starts after this does not bring back what was removed, though its config names it.
-    again = Supervisor(place.store, start, running.remove, declared)  # pyright: ignore[reportArgumentType]
-    running.clear()
-    await again.refresh()
-    assert running == [("click", "many_models:click")]

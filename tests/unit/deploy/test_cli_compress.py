@@ -133,7 +133,9 @@ def test_without_labels_latency_is_measured_and_quality_is_not(platform: FakePla
     assert (found["version"], found["outcomes"], parent["method"], child["method"]) == (1, 0, "parent", "fp16")
     assert (child["quality"], child["loss"]) == ({}, None)
     assert child["latency_s"]["1"] > 0.0
-    assert child["version"] == len(_versions(store))
+    assert (child["version"], child["before"]) == (len(_versions(store)), True)
+    assert "fp16: is the same as version 3 on line main-fp16" in platform.says("compress", "m", "--method", "fp16")
+    assert len(_versions(store)) == 3
     assert "no quality measured: model 'm' has no labelled predictions" in platform.refuses("compress", "m", "--choose")
 
 

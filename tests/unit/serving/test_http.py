@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from serving import http
-from serving.errors import TooLarge, TooSlow
+from serving.errors import Overloaded, TooLarge, TooSlow
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +33,19 @@ async def test_a_body_in_parts_is_put_together() -> None:
 async def test_a_body_over_the_limit_is_read_to_its_end_and_refused() -> None:
     with pytest.raises(TooLarge, match="over 3 bytes; send fewer"):
         await http.read_body(_request([b"ab", b"cd", b"ef"]), 3)
+
+
+async def test_bodies_have_room_for_so_many_bytes_and_give_it_back() -> None:
+    room = http.Room(5)
+    with room.held() as first:
+        assert await http.read_body(_request([b"ab", b"c"]), 10, take=first) == b"abc"
+        with room.held() as second:
+            with pytest.raises(Overloaded, match="no room"):
+                await http.read_body(_request([b"de", b"f", b"g"]), 10, take=second)
+            with room.held() as third:
+                assert await http.read_body(_request([b"de"]), 10, take=third) == b"de"
+    with room.held() as whole:
+        assert await http.read_body(_request([b"abcde"]), 10, take=whole) == b"abcde"
 
 
 @pytest.mark.parametrize("parts", [[], [b"ab"], [b"a"] * 20])
