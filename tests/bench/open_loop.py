@@ -7,6 +7,7 @@ file is also the program that each process runs; it imports little.
 import argparse
 import asyncio
 import math
+import os
 import subprocess
 import sys
 from array import array
@@ -26,6 +27,9 @@ from tests.bench.wire import answered, asking
 ROOT = Path(__file__).parents[2]
 READY_S = 1.5
 """How long before the load begins its processes are started."""
+
+_NICENESS = 5
+"""Clients have machines of their own: here they give way to what they measure, and say so where they were late for it."""
 
 _PATIENCE_S = 15.0
 _MOST_CONNECTIONS = 600
@@ -247,6 +251,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--seen", required=True)
     given = parser.parse_args()
+    os.nice(_NICENESS)
     body = sys.stdin.buffer.read()
 
     async def generate() -> tuple[_Generator, float]:

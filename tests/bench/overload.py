@@ -33,7 +33,7 @@ def overload(running: Running, client: Client, seconds: float = 30.0) -> None:
     [replica] = [psutil.Process(report["pid"]) for report in client.status()["replicas"]]
     open_loop.run(url, BODY, 3.0, connections=CONNECTIONS)
     full = open_loop.run(url, BODY, seconds / 3, connections=CONNECTIONS)
-    capacity = len(full.good.status) / (seconds / 3)
+    capacity = _rate(full, seconds / 3)
     before = open_loop.run(url, BODY, seconds / 3, rate=capacity / 2)
     memory = _Memory(replica)
     with memory:
@@ -42,16 +42,26 @@ def overload(running: Running, client: Client, seconds: float = 30.0) -> None:
         sleep(max(0.0, ends - open_loop.READY_S - perf_counter()))
         calm = open_loop.start(url, BODY, 2 * RECOVERY_S, rate=capacity / 2, begins=ends)
         flooded, after = flood.wait(), calm.wait()
-    _show({"at capacity, 32 connections": full, "at half of it": before, f"at {TIMES:g} times": flooded, "half, after": after})
+    again = open_loop.run(url, BODY, seconds / 3, connections=CONNECTIONS)
+    _show(
+        {
+            "at capacity, 32 connections": full,
+            "at half of it": before,
+            f"at {TIMES:g} times": flooded,
+            "half, after": after,
+            "at capacity again": again,
+        }
+    )
     _refused(flooded)
     memory.show()
     recovered = _recovered(before, after)
     if flooded.generator_late:
         console.print("[red]The load generator was itself late: the overload was less than it was to be.[/red]")
-    answered = len(flooded.good.status) / seconds
     slower = flooded.good.quantile_ms(0.99) / full.quantile_ms(0.99)
+    # A shared machine is not as fast in one half minute as in the next.
+    around = (capacity + _rate(again, seconds / 3)) / 2
     say(
-        Verdict("goodput against capacity", answered / capacity, "over", GOODPUT),
+        Verdict("goodput against capacity, before and after", _rate(flooded, seconds) / around, "over", GOODPUT),
         Verdict("p99 of what was admitted against that at capacity", slower, "under", ADMITTED),
         Verdict("seconds until latencies are back", recovered, "under", RECOVERY_S),
     )
@@ -79,13 +89,23 @@ def _refused(load: Answers) -> None:
     )
 
 
+def _rate(load: Answers, seconds: float) -> float:
+    return len(load.good.status) / seconds
+
+
+def _windows(load: Answers) -> list[Answers]:
+    window = (load.due_s / WINDOW_S).astype(int)
+    return [load.only(window == number) for number in range(int(window.max()) + 1)]
+
+
 def _recovered(before: Answers, after: Answers) -> float:
-    """Seconds from the overload's end until the median and 90th percentile are within 1.5 times of before, and none fails."""
-    bounds = [1.5 * before.quantile_ms(q) for q in (0.5, 0.9)]
-    window = (after.due_s / WINDOW_S).astype(int)
+    """Seconds from the overload's end until the median and 90th percentile are what they were before, and none fails.
+
+    What they were: up to 1.5 times those of nine in ten of the seconds before.
+    """
+    bounds = [1.5 * float(np.quantile([part.quantile_ms(q) for part in _windows(before)], 0.9)) for q in (0.5, 0.9)]
     steady = 0
-    for number in range(int(window.max()) + 1):
-        part = after.only(window == number)
+    for number, part in enumerate(_windows(after)):
         slow = any(part.quantile_ms(q) > bound for q, bound in zip((0.5, 0.9), bounds, strict=True))
         steady = 0 if slow or np.any(part.status != 200) else steady + 1
         if steady == STEADY:
