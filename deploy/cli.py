@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_compress, cli_experiments, cli_import, cli_keys, cli_models, cli_place, cli_policy, detached
+from deploy import cli_archive, cli_compress, cli_experiments, cli_import, cli_keys, cli_models, cli_place, cli_policy, detached
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -39,6 +39,7 @@ app.add_typer(cli_models.model_app, name="model")
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_import.app)
 app.add_typer(cli_place.app)
+app.add_typer(cli_archive.app)
 app.command()(cli_compress.compress)
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}

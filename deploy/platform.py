@@ -104,7 +104,12 @@ class Platform:
         # Trainers take longest: a first version needs torch. Meanwhile Serve starts.
         self._stage("starting trainers and Serve")
         self._supervisor = start_supervisor(
-            self.redis_url, settings.prefix, settings.seed, settings.telemetry, settings.trainer_gpus
+            self.redis_url,
+            settings.prefix,
+            settings.seed,
+            settings.telemetry,
+            gpus=settings.trainer_gpus,
+            archive=settings.archiving,
         )
         start_serve(self._cluster)
         self._stage("starting replicas")
@@ -134,7 +139,7 @@ class Platform:
 
         url, prefix, telemetry = self.redis_url, self._settings.prefix, self._settings.telemetry
         self._controller = start_controller(url, prefix, telemetry)
-        self._joiner = start_joiner(url, prefix, telemetry)
+        self._joiner = start_joiner(url, prefix, telemetry, self._settings.archiving)
 
     def _wait_ready(self, timeout_s: float = 180.0) -> None:
         self._stage("waiting for the first version")

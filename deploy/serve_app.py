@@ -26,6 +26,7 @@ from serving.scaling import Scaling
 from serving.settings import ServingSettings
 from store.spec import declared
 from store.telemetry import Telemetry
+from trainer.archiving import NO_ARCHIVE, ArchiveSettings
 from trainer.joiner import JoinActor
 
 IMPORT_PATH = "deploy.serve_app:build"
@@ -77,6 +78,8 @@ class Arguments(BaseModel):
     replicas: Scaling = Scaling()
     replica_cpus: float = Field(default=1.0, gt=0)
     trainer: TrainerResources = TrainerResources()
+    archive: ArchiveSettings = NO_ARCHIVE
+    """Where outcomes are kept for good; with none, they are dropped when they are a week old."""
 
 
 def build(arguments: Arguments) -> serve.Application:
@@ -102,9 +105,11 @@ def build(arguments: Arguments) -> serve.Application:
     asked = {"num_cpus": arguments.trainer.cpus, "num_gpus": arguments.trainer.gpus}
     records = [declared(path) for path in arguments.specs]
     telemetry = arguments.telemetry
-    supervisor = _worker("supervisor", SupervisorActor, num_cpus=0.1).bind(url, prefix, asked, None, records, telemetry)
+    supervisor = _worker("supervisor", SupervisorActor, num_cpus=0.1).bind(
+        url, prefix, asked, None, records, telemetry, arguments.archive
+    )
     controller = _worker("controller", ControlActor, num_cpus=0.1).bind(url, prefix, telemetry)
-    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix, telemetry)
+    joiner = _worker("joiner", JoinActor, num_cpus=0.1).bind(url, prefix, telemetry, arguments.archive)
     workers = [controller, joiner, supervisor]
     return application(settings, arguments.replicas, cpus=arguments.replica_cpus, workers=workers)
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from serving.admission import MOST_AT_WORK
 from store.logs import LogFormat
 from store.telemetry import Collector, Telemetry
+from trainer.archiving import ArchiveSettings
 
 
 class Settings(BaseSettings):
@@ -40,8 +41,20 @@ class Settings(BaseSettings):
     """None: where it is to be had."""
     trainer_gpus: float = Field(default=0.0, ge=0)
     """Of each trainer; two share a GPU with 0.5 each."""
+    archive: Path | None = None
+    """Where outcomes are kept for good; None: in `home`."""
+    archive_every_s: float = Field(default=600.0, ge=0)
+    """A file is written at least so often, if there is anything to write."""
     seed: int | None = None
     """Replaces the specs' own seed of the initial weights."""
+
+    @property
+    def archive_folder(self) -> Path:
+        return (self.archive or self.home / "archive").absolute()
+
+    @property
+    def archiving(self) -> ArchiveSettings:
+        return ArchiveSettings(folder=str(self.archive_folder), every_s=self.archive_every_s)
 
     @property
     def telemetry(self) -> Telemetry:

@@ -23,6 +23,7 @@ from store.redis_store import RedisStore
 from store.spec import ModelRecord
 from store.telemetry import QUIET, Telemetry
 from trainer.actor import TrainerActor
+from trainer.archiving import NO_ARCHIVE, ArchiveSettings
 
 log = logging.getLogger(__name__)
 LEASE_S = 5.0
@@ -96,7 +97,9 @@ class SupervisorActor:
         seed: int | None = None,
         declared: Sequence[ModelRecord] = (),
         telemetry: Telemetry = QUIET,
+        archive: ArchiveSettings = NO_ARCHIVE,
     ) -> None:
+        self._archive = archive
         self._url, self._prefix, self._seed = redis_url, prefix, seed
         self._telemetry = telemetry
         telemetry.start("role", "supervisor")
@@ -130,14 +133,20 @@ class SupervisorActor:
             await asyncio.sleep(_LIST_EVERY_S)
 
     def _start(self, model: str, source: str) -> Any:
-        return self._trainers.remote(model, source, self._url, self._prefix, self._seed, self._telemetry)
+        return self._trainers.remote(model, source, self._url, self._prefix, self._seed, self._telemetry, self._archive)
 
 
 def start_supervisor(
-    redis_url: str, prefix: str, seed: int | None = None, telemetry: Telemetry = QUIET, gpus: float = 0.0
+    redis_url: str,
+    prefix: str,
+    seed: int | None = None,
+    telemetry: Telemetry = QUIET,
+    *,
+    gpus: float = 0.0,
+    archive: ArchiveSettings = NO_ARCHIVE,
 ) -> Any:
     """Start looking after trainers on one machine, each with `gpus`. Ray restarts the supervisor when it dies."""
     actor = ray.remote(SupervisorActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name="supervisor", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(redis_url, prefix, {"num_cpus": 0.1, "num_gpus": gpus}, seed, (), telemetry)
+    return actor.remote(redis_url, prefix, {"num_cpus": 0.1, "num_gpus": gpus}, seed, (), telemetry, archive)

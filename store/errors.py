@@ -47,6 +47,10 @@ class Fenced(Conflict):
         self.consumer, self.expected, self.actual = consumer, expected, actual
 
 
+class ArchiveBusy(Conflict):
+    """Somebody else writes a model's archive."""
+
+
 class NotFound(StoreError):
     """The named thing is not in the store."""
 

@@ -25,7 +25,8 @@ def streams_of(model: str) -> tuple[str, ...]:
 
 def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a model's consumers, and what those of its learners begin with."""
-    return (join_consumer(model), controller_consumer(model), import_consumer(model)), (learner_consumer(model, ""),)
+    exact = (join_consumer(model), controller_consumer(model), import_consumer(model), archive_consumer(model))
+    return exact, (learner_consumer(model, ""),)
 
 
 def join_consumer(model: str) -> str:
@@ -34,6 +35,10 @@ def join_consumer(model: str) -> str:
 
 def controller_consumer(model: str) -> str:
     return f"controller:{model}"
+
+
+def archive_consumer(model: str) -> str:
+    return f"archive:{model}"
 
 
 def compressed_line(line: str) -> str:

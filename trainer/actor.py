@@ -18,6 +18,7 @@ from store.policy import Report
 from store.redis_store import RedisStore
 from store.spec import load_spec
 from store.telemetry import QUIET, Telemetry
+from trainer.archiving import NO_ARCHIVE, ArchiveSettings, Archiving, archived
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -36,9 +37,17 @@ class TrainerActor:
     """Trains a model, declared at `source` (package.module:attribute), for as long as it lives."""
 
     def __init__(
-        self, model: str, source: str, redis_url: str, prefix: str, seed: int | None, telemetry: Telemetry = QUIET
+        self,
+        model: str,
+        source: str,
+        redis_url: str,
+        prefix: str,
+        seed: int | None,
+        telemetry: Telemetry = QUIET,
+        archive: ArchiveSettings = NO_ARCHIVE,
     ) -> None:
-        self._model, self._source, self._seed = model, source, seed
+        self._model, self._source, self._seed, self._archive = model, source, seed, archive
+        self._archiving: Archiving | None = None
         telemetry.start("trainer", model)
         self._url, self._prefix = redis_url, prefix
         self._problem = STARTING
@@ -72,22 +81,27 @@ class TrainerActor:
         if self._seed is not None:
             spec = replace(spec, learning=spec.learning.model_copy(update={"seed": self._seed}))
         store = RedisStore(self._url, self._prefix)
-        # Who removes a model takes it off the record, and a trainer that has not heard of it must not put it back.
-        trainer = self._trainer = Trainer(spec, store, register=False)  # pyright: ignore[reportArgumentType]
         try:
-            await trainer.start()
-            _give_way()
-            self._problem = ""
-            trainer.learner.prepare()
-            refreshed_at = monotonic()
-            while True:
-                await trainer.step()
-                if monotonic() - refreshed_at > 1.0:
-                    refreshed_at = monotonic()
-                    await trainer.refresh()
+            async with archived(spec.record, store, self._archive) as self._archiving:  # pyright: ignore[reportArgumentType]
+                # Who removes a model takes it off the record, and a trainer that has not heard of it must not put it back.
+                trainer = Trainer(spec, store, register=False, archiving=self._archiving)  # pyright: ignore[reportArgumentType]
+                await self._learn(trainer)
         finally:
-            self._trainer = None
+            self._trainer = self._archiving = None
             await store.close()
+
+    async def _learn(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        await trainer.start()
+        _give_way()
+        self._problem = ""
+        trainer.learner.prepare()
+        refreshed_at = monotonic()
+        while True:
+            await trainer.step()
+            if monotonic() - refreshed_at > 1.0:
+                refreshed_at = monotonic()
+                await trainer.refresh()
 
     async def _report_for_ever(self, store: RedisStore) -> None:
         registry = CollectorRegistry()
@@ -96,8 +110,12 @@ class TrainerActor:
         seen = _Seen()
         while True:
             trainer, progress = self._trainer, dict[str, object]()
+            away = {"trainer": self._problem} if self._problem else {}
+            if (archiving := self._archiving) is not None:
+                progress["archived"] = archiving.at
+                away |= {"archive": archiving.problem} if archiving.problem else {}
             if trainer is not None:
-                progress = trainer.progress
+                progress |= trainer.progress
                 for stage, seconds in trainer.busy_s.items():
                     busy.labels(self._model, stage).inc(seen.more(stage, seconds))
                 version.labels(self._model).set(float(str(progress["version"])))
@@ -106,7 +124,7 @@ class TrainerActor:
                 role="trainer",
                 pid=os.getpid(),
                 ready=not self._problem,
-                away={"trainer": self._problem} if self._problem else {},
+                away=away,
                 counters=progress,
                 metrics=generate_latest(registry).decode(),
             )

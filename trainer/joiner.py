@@ -15,6 +15,7 @@ from store.policy import Report
 from store.protocols import START
 from store.redis_store import RedisStore
 from store.telemetry import QUIET, Telemetry
+from trainer.archiving import NO_ARCHIVE, ArchiveSettings, archived
 from trainer.errors import TrainerError
 from trainer.joining import Joining
 
@@ -27,8 +28,9 @@ _LIST_EVERY_S = 1.0
 class Joiner:
     """Joins for every model of a store that cannot be trained; `refresh` takes in what is new and drops what got a trainer."""
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: RedisStore, archive: ArchiveSettings = NO_ARCHIVE) -> None:
         self._store = store
+        self._archive = archive
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.problems: dict[str, str] = {}
         """What keeps a model's labels from being joined."""
@@ -54,11 +56,13 @@ class Joiner:
         pause_s = 0.2
         while True:
             try:
-                joining = Joining((await self._store.models())[model], self._store)  # pyright: ignore[reportArgumentType]
-                await joining.start()
-                self.problems.pop(model, None)
-                while True:
-                    await joining.step()
+                record = (await self._store.models())[model]
+                async with archived(record, self._store, self._archive) as archiving:
+                    joining = Joining(record, self._store, archiving=archiving)  # pyright: ignore[reportArgumentType]
+                    await joining.start()
+                    while True:
+                        await joining.step()
+                        self._tell(model, archiving.problem if archiving is not None else "")
             except (StoreError, TrainerError) as error:
                 self.problems[model] = str(error)
             except Exception as error:
@@ -67,19 +71,27 @@ class Joiner:
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
 
+    def _tell(self, model: str, problem: str) -> None:
+        if problem:
+            self.problems[model] = problem
+        else:
+            self.problems.pop(model, None)
+
 
 class JoinActor:
     """Runs a joiner for as long as it lives. Create it through `start_joiner`."""
 
-    def __init__(self, redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> None:
-        self._url, self._prefix = redis_url, prefix
+    def __init__(
+        self, redis_url: str, prefix: str, telemetry: Telemetry = QUIET, archive: ArchiveSettings = NO_ARCHIVE
+    ) -> None:
+        self._url, self._prefix, self._archive = redis_url, prefix, archive
         telemetry.start("role", "joiner")
         os.nice(NICENESS)
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="joiner").start()
 
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
-        joiner = Joiner(store)
+        joiner = Joiner(store, self._archive)
         while True:
             try:
                 await joiner.refresh()
@@ -98,9 +110,9 @@ async def _ended(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def start_joiner(redis_url: str, prefix: str, telemetry: Telemetry = QUIET) -> Any:
+def start_joiner(redis_url: str, prefix: str, telemetry: Telemetry = QUIET, archive: ArchiveSettings = NO_ARCHIVE) -> Any:
     """Start joining for models without a trainer. Ray restarts it when it dies."""
     actor = ray.remote(JoinActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         name="joiner", namespace="tidemill", num_cpus=0.1, max_restarts=-1, max_task_retries=0
     )
-    return actor.remote(redis_url, prefix, telemetry)
+    return actor.remote(redis_url, prefix, telemetry, archive)

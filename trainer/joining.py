@@ -11,6 +11,7 @@ from store.names import join_consumer, log_stream, outcome_stream
 from store.protocols import START, Advance, Store, position_key
 from store.records import OutcomeRecord, Tick, pack_log, pack_outcomes
 from store.spec import ModelRecord
+from trainer.archiving import Archiving
 from trainer.errors import CheckpointError
 from trainer.join import JoinState, LabelJoin
 
@@ -22,7 +23,8 @@ LOOK_S = 0.05
 
 
 class Joining:
-    """`reached` is told of the durable steps, before and after each (for fault tests)."""
+    """`reached` is told of the durable steps, before and after each (for fault tests); outcomes stay until they are archived,
+    where `archiving` is given."""
 
     def __init__(
         self,
@@ -31,8 +33,10 @@ class Joining:
         *,
         retention_s: float = 7 * 86_400.0,
         reached: Callable[[str], None] | None = None,
+        archiving: Archiving | None = None,
     ) -> None:
         self._record = record
+        self._archiving = archiving
         self._store = store
         self._retention_s = retention_s
         self._reached = reached or _nobody
@@ -118,10 +122,13 @@ class Joining:
         return positions
 
     async def trim(self, taken: str) -> None:
-        """Now and then drop what is too old to be kept, of the outcomes only what was taken by the one who learns."""
+        """Now and then drop what is too old to be kept, of the outcomes only what was taken by the one who learns, and archived
+        where there is an archive."""
         if time() - self._trimmed_at < TRIM_EVERY_S:
             return
         self._trimmed_at = time()
+        if self._archiving is not None:
+            taken = min(taken, self._archiving.at, key=position_key)
         oldest = f"{int((time() - self._retention_s) * 1000)}-0"
         for stream, needed in ((self._log, self._low_water or self.at), (self._outcomes, taken)):
             await self._store.trim(stream, min(oldest, needed, key=position_key))

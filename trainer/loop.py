@@ -24,6 +24,7 @@ from store.policy import MAIN
 from store.protocols import START, Advance, Commit, Store, Version
 from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpack_outcomes
 from store.spec import ModelSpec, Schedule
+from trainer.archiving import Archiving
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
 from trainer.retention import forget
@@ -44,13 +45,14 @@ class Trainer:
         retention_s: float = 7 * 86_400.0,
         reached: Callable[[str], None] | None = None,
         register: bool = True,
+        archiving: Archiving | None = None,
     ) -> None:
         self._spec = spec
         self._register = register
         self._model = spec.name
         self._store = store
         self._reached = reached or _nobody
-        self._joining = Joining(spec.record, store, retention_s=retention_s, reached=reached)
+        self._joining = Joining(spec.record, store, retention_s=retention_s, reached=reached, archiving=archiving)
         self._outcomes = outcome_stream(self._model)
         self._learner_at = START
         self._batch: list[Outcome] = []

@@ -1,6 +1,7 @@
 """What was acknowledged is in the log, whoever was killed; the platform says what is away, and comes back by itself."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ import psutil
 import pytest
 
 from deploy.testing import TestPlatform, Users, alive, platform_in, until
-from store.names import log_stream
+from store.archive import read
+from store.names import log_stream, outcome_stream
 from store.protocols import START
-from store.records import FeedbackBatch, Predictions, unpack_log
+from store.records import FeedbackBatch, Outcomes, Predictions, unpack_log, unpack_outcomes
 from store.redis_store import RedisStore
 
 pytestmark = pytest.mark.chaos
@@ -24,7 +26,8 @@ INSTANCE = {"features": {"x": [0.5] * 32}}
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestPlatform]:
-    with platform_in(tmp_path_factory.mktemp("kills")) as place:
+    with platform_in(tmp_path_factory.mktemp("kills")) as place, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIDEMILL_ARCHIVE_EVERY_S", "0.5")
         place.start("examples.vector:spec", replicas=2)
         yield place
 
@@ -108,6 +111,36 @@ def test_a_killed_trainer_goes_on_learning(platform: TestPlatform) -> None:
         client.feedback([{"id": made["id"], "label": 1}])
         assert client.retrain(MODEL, 60.0)["verdict"] == "published"
         until(lambda: platform.pids("trainers") not in ([], [victim]), "another trainer")
+
+
+def test_what_was_labelled_is_archived_once_through_all_kills(platform: TestPlatform) -> None:
+    with Users(platform.url, MODEL, INSTANCE) as users:
+        users.more()
+    until(lambda: users.labelled <= set(asyncio.run(_joined(platform))), "all labels are joined")
+    outcomes = asyncio.run(_joined(platform))
+    until(lambda: len(_archived(platform)) >= len(outcomes), "all of it is archived")
+    assert _archived(platform) == outcomes
+    days = json.loads(platform.command("archive", MODEL, "--json"))["days"]
+    assert sum(day["outcomes"] for day in days) == len(outcomes)
+
+
+def _archived(platform: TestPlatform) -> list[str]:
+    try:
+        return read(platform.home.path / "archive", MODEL)["id"].to_pylist()
+    except FileNotFoundError:
+        return []
+
+
+async def _joined(platform: TestPlatform) -> list[str]:
+    """The ids of all outcomes, in order."""
+    store = RedisStore(platform.running.redis_url)
+    found, after = list[str](), START
+    while entries := await store.read(outcome_stream(MODEL), after, 1000):
+        after = entries[-1].position
+        for record in (unpack_outcomes(entry.payload) for entry in entries):
+            found += [outcome.id for outcome in record.outcomes] if isinstance(record, Outcomes) else []
+    await store.close()
+    return found
 
 
 def test_a_killed_platform_leaves_nothing_and_the_next_one_knows_what_it_knew(tmp_path: Path) -> None:

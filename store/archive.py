@@ -1,0 +1,271 @@
+"""Outcomes kept for good, as Parquet that any tool reads: one folder for a model, in it one for each day of the predictions.
+
+    model=click/day=2026-11-22/1763800000000-0_1763800600000-3.1-of-2.parquet
+
+A file's name says which stretch of the outcome stream it holds, from the first entry to the last; a stretch with predictions of
+several days is several files, numbered. Names appear when their content is on disk, so a stretch is there whole or not at all,
+whatever dies: a part without the others is what a crash left, and is dropped by the next who writes.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from store.errors import ArchiveBusy
+from store.protocols import START, position_key
+from store.records import Outcome
+from store.schema import FeatureField, Schema, Value
+
+FORMAT = "1"
+"""Of the columns; it stands in each file's metadata under `tidemill.format`."""
+
+PREFIX = "x_"
+"""What a feature's column begins with: features may be called anything."""
+
+_PART = re.compile(r"(\d+-\d+)_(\d+-\d+)\.(\d+)-of-(\d+)\.parquet")
+_MOMENT = pa.timestamp("us", tz="UTC")
+_TYPES: dict[str, pa.DataType] = {
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "category": pa.string(),
+    "timestamp": pa.timestamp("us"),
+    "vector": pa.list_(pa.float32()),
+}
+
+
+Placed = tuple[str, Outcome]
+"""An outcome behind its position in its model's outcome stream."""
+
+
+def columns(features: Schema, text_labels: bool) -> Any:
+    """Return the columns of a model's archive, a `pyarrow.Schema`. `position` and `place` give the order of the stream.
+
+    Args:
+        text_labels: labels are the names of classes; else numbers.
+    """
+    label = pa.string() if text_labels else pa.float64()
+    fixed: list[tuple[str, pa.DataType]] = [
+        ("position", pa.string()), ("place", pa.int64()), ("id", pa.string()), ("unit", pa.string()),
+        ("output", pa.list_(pa.float64())), ("label", label), ("kind", pa.string()), ("final", pa.bool_()),
+        ("source", pa.string()), ("confidence", pa.float64()), ("predicted_at", _MOMENT), ("labelled_at", _MOMENT),
+        ("received_at", _MOMENT), ("variant", pa.string()), ("version", pa.int64()), ("propensity", pa.float64()),
+        ("experiments", pa.list_(pa.string())), ("latency_s", pa.float64()), ("epoch", pa.int64()),
+    ]  # fmt: skip
+    own = [(PREFIX + field.name, _TYPES[field.kind]) for field in features.fields]
+    metadata = {"tidemill.format": FORMAT, "tidemill.features": features.model_dump_json()}
+    return pa.schema([pa.field(name, kind) for name, kind in fixed + own], metadata=metadata)
+
+
+class Archive:
+    """One model's archive, for the one who writes it: a second writer is refused until the first has closed or died.
+
+    Args:
+        folder: of all models' archives; made where it is missing.
+
+    Raises:
+        ArchiveBusy: somebody writes it.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, model: str, features: Schema, text_labels: bool = False) -> None:
+        self._folder = folder / f"model={model}"
+        self._features, self._columns = features, columns(features, text_labels)
+        self._text_labels = text_labels
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise ArchiveBusy(f"somebody else writes the archive at {self._folder}") from error
+        try:
+            self.last = self._settle()
+        except BaseException:
+            self.close()
+            raise
+        """The last position that is archived."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def write(self, first: str, last: str, placed: Sequence[Placed]) -> list[Path]:
+        """Keep the outcomes of a stretch of the stream; when this returns they are on disk.
+
+        Raises:
+            OSError: they could not be written, such as to a full disk; nothing of them is there.
+        """
+        days: dict[str, list[int]] = {}
+        for place, (_, outcome) in enumerate(placed):
+            days.setdefault(datetime.fromtimestamp(outcome.predicted_at, UTC).date().isoformat(), []).append(place)
+        names = [
+            self._folder / f"day={day}" / f"{first}_{last}.{number}-of-{len(days)}.parquet"
+            for number, day in enumerate(days, start=1)
+        ]
+        try:
+            for name, places in zip(names, days.values(), strict=True):
+                name.parent.mkdir(exist_ok=True)
+                pq.write_table(self._table(placed, places), _unfinished(name), compression="zstd")  # pyright: ignore[reportUnknownMemberType]
+                _sync(_unfinished(name))
+            for name in names:
+                _unfinished(name).replace(name)
+            for folder in {self._folder, *(name.parent for name in names)}:
+                _sync(folder)
+        except BaseException:
+            for name in names:
+                for path in (name, _unfinished(name)):
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
+            raise
+        self.last = last
+        return names
+
+    def _settle(self) -> str:
+        """Drop what a crash left; return the last position that is archived."""
+        stretches: dict[tuple[str, str, int], list[Path]] = {}
+        for path in self._folder.glob("day=*/*"):
+            if part := _PART.fullmatch(path.name):
+                stretches.setdefault((part[1], part[2], int(part[4])), []).append(path)
+            elif path.name.startswith(".") and path.suffix == ".tmp":
+                path.unlink()
+        last = START
+        for (_, end, parts), paths in stretches.items():
+            if len(paths) == parts:
+                last = max(last, end, key=position_key)
+            else:
+                for path in paths:
+                    path.unlink()
+        return last
+
+    def _table(self, placed: Sequence[Placed], places: list[int]) -> Any:
+        outcomes = [placed[place][1] for place in places]
+        served = [outcome.served for outcome in outcomes]
+        values: list[Sequence[Any]] = [
+            [placed[place][0] for place in places],
+            places,
+            [outcome.id for outcome in outcomes],
+            [outcome.unit for outcome in outcomes],
+            [outcome.output for outcome in outcomes],
+            [str(outcome.label) if self._text_labels else float(outcome.label) for outcome in outcomes],
+            [outcome.kind for outcome in outcomes],
+            [outcome.final for outcome in outcomes],
+            [outcome.source for outcome in outcomes],
+            [outcome.confidence for outcome in outcomes],
+            *(
+                _microseconds(times)
+                for times in (
+                    [outcome.predicted_at for outcome in outcomes],
+                    [outcome.labelled_at for outcome in outcomes],
+                    [outcome.received_at for outcome in outcomes],
+                )
+            ),
+            [arm.variant for arm in served],
+            [arm.version for arm in served],
+            [arm.propensity for arm in served],
+            [list(arm.experiments) for arm in served],
+            [arm.latency_s for arm in served],
+            [arm.epoch for arm in served],
+        ]
+        for index, field in enumerate(self._features.fields):
+            # What was predicted before a feature was added has none.
+            rows = [outcome.row for outcome in outcomes]
+            values.append(_feature(field, [row[index] if index < len(row) else None for row in rows]))
+        arrays = [pa.array(column, kind) for column, kind in zip(values, self._columns.types, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=self._columns)
+
+
+def read(folder: Path, model: str, since: datetime | None = None, until: datetime | None = None) -> Any:
+    """Return a model's archived outcomes, a `pyarrow.Table` in the order of the stream.
+
+    Args:
+        since, until: of the predictions' times, with a time zone; `until` is left out.
+
+    Raises:
+        FileNotFoundError: nothing of this model is archived.
+    """
+    root = folder / f"model={model}"
+    paths = [path for path in root.glob("day=*/*.parquet") if _PART.fullmatch(path.name) and _within(path, since, until)]
+    if not paths:
+        raise FileNotFoundError(f"no outcomes of model '{model}' are archived in {folder} for that time")
+    # Features may have been added: what older files do not have is missing in them.
+    schema = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in paths])
+    wanted: Any = ds.scalar(True)
+    if since is not None:
+        wanted &= ds.field("predicted_at") >= pa.scalar(since, _MOMENT)
+    if until is not None:
+        wanted &= ds.field("predicted_at") < pa.scalar(until, _MOMENT)
+    table: Any = ds.dataset([str(path) for path in paths], schema=schema, format="parquet").to_table(filter=wanted)
+    places = zip(table["position"].to_pylist(), table["place"].to_pylist(), strict=True)
+    keys = [(position_key(position), place) for position, place in places]
+    return table.take(sorted(range(len(keys)), key=keys.__getitem__))
+
+
+class Day(NamedTuple):
+    """A day of predictions in an archive."""
+
+    day: str
+    outcomes: int
+    bytes: int
+    files: int
+
+
+def days(folder: Path, model: str) -> list[Day]:
+    """Return what is archived of a model, the first day first; nothing where there is no archive."""
+    found: list[Day] = []
+    for place in sorted((folder / f"model={model}").glob("day=*")):
+        paths = [path for path in place.iterdir() if _PART.fullmatch(path.name)]
+        outcomes = sum(pq.read_metadata(path).num_rows for path in paths)
+        if paths:
+            size = sum(path.stat().st_size for path in paths)
+            found.append(Day(place.name.removeprefix("day="), outcomes, size, len(paths)))
+    return found
+
+
+def _within(path: Path, since: datetime | None, until: datetime | None) -> bool:
+    day = path.parent.name.removeprefix("day=")
+    after = since is None or day >= since.astimezone(UTC).date().isoformat()
+    return after and (until is None or day <= until.astimezone(UTC).date().isoformat())
+
+
+def _feature(field: FeatureField, values: Iterable[Value]) -> list[Any]:
+    match field.kind:
+        case "timestamp":
+            return [None if value is None else round(float(value) * 1e6) for value in values]
+        case "vector":
+            return [None if value is None else memoryview(value).cast("f").tolist() for value in values]  # pyright: ignore[reportArgumentType]
+        case "number":
+            return [None if value is None else float(value) for value in values]
+        case "boolean":
+            return [None if value is None else bool(value) for value in values]
+        case "category":
+            return list(values)
+
+
+def _microseconds(times: Iterable[float]) -> list[int]:
+    return [round(time * 1e6) for time in times]
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

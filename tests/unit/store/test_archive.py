@@ -1,0 +1,139 @@
+"""The archive: what is read is what was written, by any tool; a stretch is there once and whole, whatever dies."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+
+from store.archive import Archive, Placed, read
+from store.errors import ArchiveBusy
+from store.records import Outcome, Served
+from store.schema import FeatureField, Schema
+
+MODEL = "click"
+DAY_S = 86_400.0
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
+FEATURES = Schema(
+    fields=(
+        FeatureField(name="amount", kind="number", optional=True),
+        FeatureField(name="member", kind="boolean"),
+        FeatureField(name="colour", kind="category", buckets=16),
+        FeatureField(name="when", kind="timestamp"),
+        FeatureField(name="position", kind="vector", length=2),
+    )
+)
+
+
+def _placed(number: int, at: float = NOON, amount: float | None = 1.5, label: float = 1.0) -> Placed:
+    row = [amount, True, "rød", NOON, np.array([0.5, -2.0], dtype=np.float32).tobytes()]
+    served = Served("main", 3, 0.5, ("trial",), 0.002, 7)
+    outcome = Outcome(f"id {number}", "unit", row, [0.25], served, label, "label", True, at, at + 60.0, at + 61.0, "hand", 0.9)
+    return f"{number}-0", outcome
+
+
+def _ids(folder: Path) -> list[str]:
+    return read(folder, MODEL)["id"].to_pylist()
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "2-0", [_placed(1), _placed(2, amount=None)])
+    [first, second] = read(tmp_path, MODEL).to_pylist()
+    assert second["x_amount"] is None
+    noon = datetime.fromtimestamp(NOON, UTC)
+    assert (first["x_amount"], first["x_member"], first["x_colour"], first["x_position"]) == (1.5, True, "rød", [0.5, -2.0])
+    assert first["x_when"] == noon.replace(tzinfo=None)
+    assert (first["id"], first["unit"], first["output"], first["label"]) == ("id 1", "unit", [0.25], 1.0)
+    assert (first["kind"], first["final"], first["source"], first["confidence"]) == ("label", True, "hand", 0.9)
+    assert (first["variant"], first["version"], first["propensity"], first["epoch"]) == ("main", 3, 0.5, 7)
+    assert (first["experiments"], first["latency_s"], first["position"]) == (["trial"], 0.002, "1-0")
+    assert (first["predicted_at"], first["labelled_at"].second, first["received_at"].second) == (noon, 0, 1)
+
+
+def test_days_are_folders_that_other_tools_know(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "3-0", [_placed(1), _placed(2, NOON + DAY_S), _placed(3)])
+        archive.write("4-0", "4-0", [_placed(4, NOON + DAY_S)])
+    frame = pd.read_parquet(tmp_path)
+    assert frame.groupby("day", observed=True)["id"].agg(list).to_dict() == {
+        "2026-03-01": ["id 1", "id 3"],
+        "2026-03-02": ["id 2", "id 4"],
+    }
+    assert set(frame["model"]) == {MODEL}
+    counted = ds.dataset(tmp_path, partitioning="hive").count_rows(filter=ds.field("day") == "2026-03-02")  # pyright: ignore[reportUnknownMemberType]
+    assert counted == 2
+    assert _ids(tmp_path) == ["id 1", "id 2", "id 3", "id 4"]
+
+
+def test_a_time_can_be_asked_for(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "4-0", [_placed(number, NOON + number * DAY_S / 2) for number in range(1, 5)])
+    since, until = (datetime.fromtimestamp(NOON + days * DAY_S, UTC) for days in (0.5, 1.5))
+    assert read(tmp_path, MODEL, since, until)["id"].to_pylist() == ["id 1", "id 2"]
+    with pytest.raises(FileNotFoundError, match="no outcomes of model 'other' are archived"):
+        read(tmp_path, "other")
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_parts_that_a_crash_left_are_dropped_and_the_stretch_is_written_again(tmp_path: Path, left: int) -> None:
+    days = [_placed(number, NOON + number * DAY_S) for number in range(1, 4)]
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("0-1", "0-1", [_placed(0)])
+        paths = archive.write("1-0", "3-0", days)
+    for path in paths[left:]:
+        path.rename(path.with_name(f".{path.name}.tmp"))
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        assert archive.last == "0-1"
+        assert _ids(tmp_path) == ["id 0"]
+        archive.write("1-0", "3-0", days)
+    assert _ids(tmp_path) == ["id 0", "id 1", "id 2", "id 3"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_leaves_nothing_half_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = [_placed(number, NOON + number * DAY_S) for number in range(1, 4)]
+    renamed: list[Path] = []
+    replace = Path.replace
+
+    def full(path: Path, target: Path) -> Path:
+        if renamed:
+            raise OSError(28, "No space left on device")
+        renamed.append(target)
+        return replace(path, target)
+
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        monkeypatch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            archive.write("1-0", "3-0", days)
+        monkeypatch.undo()
+        assert list(tmp_path.rglob("*.parquet*")) == []
+        archive.write("1-0", "3-0", days)
+    assert len(_ids(tmp_path)) == 3
+
+
+def test_one_writes_at_a_time_and_a_dead_writer_is_nobody(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES), pytest.raises(ArchiveBusy, match="somebody else writes"):
+        Archive(tmp_path, MODEL, FEATURES)
+    if os.fork() == 0:
+        Archive(tmp_path, MODEL, FEATURES)
+        os._exit(0)
+    os.wait()
+    Archive(tmp_path, MODEL, FEATURES).close()
+
+
+def test_names_of_classes_are_labels_and_features_may_be_added(tmp_path: Path) -> None:
+    more = Schema(fields=(*FEATURES.fields, FeatureField(name="new", kind="number", optional=True)))
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "1-0", [_placed(1)])
+    position, outcome = _placed(2)
+    outcome.row.append(4.0)
+    with Archive(tmp_path, MODEL, more) as archive:
+        archive.write("2-0", "2-0", [(position, outcome)])
+    assert read(tmp_path, MODEL)["x_new"].to_pylist() == [None, 4.0]
+    with Archive(tmp_path, "kinds", FEATURES, text_labels=True) as archive:
+        archive.write("1-0", "1-0", [_placed(1, label="cat")])  # pyright: ignore[reportArgumentType]
+    assert read(tmp_path, "kinds")["label"].to_pylist() == ["cat"]
