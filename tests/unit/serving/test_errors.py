@@ -10,10 +10,10 @@ import store.embedded
 import store.redis_server
 from serving.errors import STATUS, ServingError, UnknownModel, status_of
 from serving.http import refusal
-from store.errors import EpochConflict, StoreError
+from store.errors import ArchiveBusy, EpochConflict, StoreError
 
-# These end a command before anything is served.
-NOT_SERVED = {store.embedded.DataDirectoryInUse, store.embedded.ServerFailed, store.redis_server.NoServer}
+# These end a command before anything is served, or are said by a trainer.
+NOT_SERVED = {ArchiveBusy, store.embedded.DataDirectoryInUse, store.embedded.ServerFailed, store.redis_server.NoServer}
 
 
 def _family(root: type[Exception]) -> Iterator[type[Exception]]:
