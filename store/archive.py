@@ -81,11 +81,12 @@ class Archive:
         self._features, self._columns = features, columns(features, text_labels)
         self._text_labels = text_labels
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        # Closed with the object at the latest, however that ends.
+        self._lock = open(self._folder / ".lock", "a", encoding="ascii")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._lock)
+            self._lock.close()
             raise ArchiveBusy(f"somebody else writes the archive at {self._folder}") from error
         try:
             self.last = self._settle()
@@ -101,7 +102,7 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
     def write(self, first: str, last: str, placed: Sequence[Placed]) -> list[Path]:
         """Keep the outcomes of a stretch of the stream; when this returns they are on disk.

@@ -1,13 +1,15 @@
 """Outcomes on their way into the archive: each once, whatever fails between two steps, and none trimmed before."""
 
 import asyncio
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from store.archive import read
+from store.archive import Archive, read
 from store.memory import MemoryStore
 from store.names import archive_consumer, outcome_stream
 from store.protocols import START, Advance, position_key
@@ -125,3 +127,26 @@ async def test_only_what_is_archived_is_trimmed(tmp_path: Path, monkeypatch: pyt
 async def test_no_folder_is_no_archive() -> None:
     async with archived(RECORD, MemoryStore(), NO_ARCHIVE) as archiving:  # pyright: ignore[reportArgumentType]
         assert archiving is None
+
+
+async def test_whoever_stops_while_it_writes_waits_for_what_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, begun, write = MemoryStore(), threading.Event(), Archive.write
+
+    def slowly(archive: Archive, first: str, last: str, placed: Any) -> list[Path]:
+        begun.set()
+        time.sleep(0.3)
+        return write(archive, first, last, placed)
+
+    monkeypatch.setattr(Archive, "write", slowly)
+    await _append(store, "a", "b")
+    task = asyncio.create_task(_archiving(store, tmp_path).run())
+    await _until(begun.is_set)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert _ids(tmp_path) == ["a", "b"]
+    monkeypatch.undo()
+    last = await _append(store, "c")
+    await _archived(_archiving(store, tmp_path), last)
+    assert _ids(tmp_path) == ["a", "b", "c"]
