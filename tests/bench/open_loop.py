@@ -28,9 +28,6 @@ ROOT = Path(__file__).parents[2]
 READY_S = 1.5
 """How long before the load begins its processes are started."""
 
-_NICENESS = 5
-"""Clients have machines of their own: here they give way to what they measure, and say so where they were late for it."""
-
 _PATIENCE_S = 15.0
 _MOST_CONNECTIONS = 600
 """Of one process; a request that finds none idle waits for one, and its latency counts from when it should have left."""
@@ -100,15 +97,17 @@ class Running:
 
 
 def start(url: str, body: bytes, seconds: float, *, rate: float = 0.0, connections: int = 0, processes: int = 1,
-          begins: float | None = None) -> Running:  # fmt: skip
+          begins: float | None = None, niceness: int = 0) -> Running:  # fmt: skip
     """Start a load: `rate` requests a second, or, without one, `connections` that each send when they have their answer.
 
-    `begins`: by this machine's monotonic clock, at least READY_S from now; it is that by default.
+    Args:
+        begins: by this machine's monotonic clock, at least READY_S from now; it is that by default.
+        niceness: of the load's processes; what they are late by is part of the latencies.
     """
     begins = begins if begins is not None else perf_counter() + READY_S
     command = [
         sys.executable, "-m", "tests.bench.open_loop", url, f"--seconds={seconds}", f"--rate={rate / processes}",
-        f"--connections={connections // processes}",
+        f"--connections={connections // processes}", f"--niceness={niceness}",
     ]  # fmt: skip
     # The processes take turns, so that together they are one even stream.
     return Running(command, body, [begins + (number / rate if rate else 0.0) for number in range(processes)])
@@ -249,9 +248,10 @@ def main() -> None:
     for name in ("begins", "seconds", "rate"):
         parser.add_argument(f"--{name}", type=float, required=True)
     parser.add_argument("--connections", type=int, required=True)
+    parser.add_argument("--niceness", type=int, default=0)
     parser.add_argument("--seen", required=True)
     given = parser.parse_args()
-    os.nice(_NICENESS)
+    os.nice(given.niceness)
     body = sys.stdin.buffer.read()
 
     async def generate() -> tuple[_Generator, float]:
