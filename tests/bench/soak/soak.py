@@ -144,7 +144,8 @@ class _Run:
             console.print(text, markup=False, highlight=False)
         # What Redis holds grows with what it retains; what of it that does not explain must not.
         held = [name for name in self._samples[-1][1] if name.endswith(" unshared MiB") and not name.startswith("redis")]
-        growth = float(np.max([self._growth(name) for name in [*held, "redis unexplained MiB"]]))
+        unexplained = self._change("redis unexplained MiB") / self._mean("redis used MiB", self._warm, 2 * self._warm)
+        growth = float(np.max([unexplained, *(self._growth(name) for name in held)]))
         say(
             Verdict("growth of memory", growth, "under", MOST_GROWTH),
             Verdict("failed requests", len(traffic.failures), "under", 0),
@@ -171,9 +172,13 @@ class _Run:
         values = [sample.get(name, 0.0) for at, sample in self._samples if since <= at < until]
         return float(np.mean(values)) if values else math.nan
 
+    def _change(self, name: str) -> float:
+        """From after the first minutes to the last."""
+        return self._mean(name, self._minutes - self._warm, self._minutes + 1) - self._mean(name, self._warm, 2 * self._warm)
+
     def _growth(self, name: str) -> float:
         before = self._mean(name, self._warm, 2 * self._warm)
-        return self._mean(name, self._minutes - self._warm, self._minutes + 1) / before - 1 if before else math.nan
+        return self._change(name) / before if before else math.nan
 
     def _leaks(self) -> list[str]:
         first, last = self._rests
