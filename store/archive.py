@@ -90,10 +90,10 @@ class Archive:
             raise ArchiveBusy(f"somebody else writes the archive at {self._folder}") from error
         try:
             self.last = self._settle()
+            """The last position that is archived."""
         except BaseException:
             self.close()
             raise
-        """The last position that is archived."""
 
     def __enter__(self) -> Self:
         return self

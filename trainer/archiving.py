@@ -75,9 +75,11 @@ class Archiving:
             try:
                 with await asyncio.to_thread(self._opened) as archive:
                     await self._resume(archive)
-                    failures, self.problem = 0, ""
                     while True:
-                        if not await self.step(archive):
+                        more = await self.step(archive)
+                        if not self._count:
+                            failures, self.problem = 0, ""
+                        if not more:
                             await asyncio.sleep(IDLE_S)
             except (StoreError, ArchiveBusy) as error:
                 self.problem = str(error)
@@ -95,7 +97,7 @@ class Archiving:
         for entry in entries:
             self._first = self._first or entry.position
             self._read_at = entry.position
-            # Kept packed: in ten minutes that is a tenth of the memory.
+            # Kept packed, which is smaller: they may be ten minutes' worth.
             if isinstance(record := unpack_outcomes(entry.payload), Outcomes):
                 self._gathered.append(entry)
                 self._count += len(record.outcomes)
@@ -129,6 +131,8 @@ class Archiving:
         self._expected, _ = await self._store.consumer(self._consumer)
         self.at = self._read_at = max(self._expected, archive.last, key=position_key)
         self._begin()
+        if self.problem:
+            self._written_at = 0.0  # what could not be written is due at once
 
 
 def _write(archive: "Archive", first: str, last: str, entries: list[Entry]) -> None:

@@ -1,7 +1,7 @@
 """Export a network once per architecture: a graph whose weights are all external and named as in the state dict.
 
-Torch has two exporters. The older one traces a run, in a hundredth of the time; the newer one, whose imports alone take longer
-than all else that a learner's start does, understands the program. So a trace is tried, and looked at closely.
+Torch has two exporters. The older one traces a run; the newer one understands the program, and took fifty times as long where
+it was used once, for what it imports. So a trace is tried, and looked at closely.
 """
 
 import io

@@ -150,3 +150,24 @@ async def test_whoever_stops_while_it_writes_waits_for_what_is_being_written(
     last = await _append(store, "c")
     await _archived(_archiving(store, tmp_path), last)
     assert _ids(tmp_path) == ["a", "b", "c"]
+
+
+async def test_a_full_disk_is_said_until_what_waited_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, refused = MemoryStore(), list[str]()
+
+    def full(archive: Archive, first: str, last: str, placed: Any) -> list[Path]:
+        refused.append(archiving.problem)
+        raise OSError(28, "No space left on device")
+
+    last = await _append(store, "a", "b")
+    archiving = _archiving(store, tmp_path, rows=2, every_s=600.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Archive, "write", full)
+        task = asyncio.create_task(archiving.run())
+        await _until(lambda: len(refused) == 3)
+    assert all("No space left on device" in problem for problem in refused[1:])
+    await _until(lambda: position_key(archiving.at) >= position_key(last))
+    await _until(lambda: not archiving.problem)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert _ids(tmp_path) == ["a", "b"]
