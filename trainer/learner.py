@@ -60,6 +60,7 @@ class Learner:
         self._loss = _losses(self.record)
         self._made: torch.optim.Adagrad | None = None
         self._recent = (0.0, 0.0)
+        self._before: tuple[dict[str, Tensor], tuple[float, float]] | None = None
         self._rehearsal: Rehearsal | None = None
 
     @property
@@ -93,7 +94,7 @@ class Learner:
         labels = self._labels(outcomes)
         received = sample([outcome.received_at for outcome in outcomes])
         self.prepare()
-        before, recent = self._tensors(copy=True), self._recent
+        self._before = self._tensors(copy=True), self._recent
         try:
             loss = self._progressive(encoded, labels)
             self._fit(encoded, labels)
@@ -101,12 +102,17 @@ class Learner:
         except (RuntimeError, ValueError) as error:
             problem, loss = f"learning failed: {str(error).splitlines()[0][:300]}", float("nan")
         if problem:
-            self._restore(before)
-            self._recent = recent
+            self.undo()
             return Learned(len(outcomes), loss, self._recent_loss, problem, received)
         weight = self._recent[1] * RECENT + len(outcomes)
         self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(outcomes)) / weight, weight)
         return Learned(len(outcomes), loss, self._recent_loss, "", received)
+
+    def undo(self) -> None:
+        """Be as before the last batch, bit for bit."""
+        assert self._before is not None, "no batch was learned"
+        tensors, self._recent = self._before
+        self._restore(tensors)
 
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""

@@ -57,7 +57,7 @@ def throughput(running: Running, client: Client, rounds: int = 3, seconds: float
 
     The second bare one appends each answer to a file and waits for the disk, as whoever keeps what is answered must.
     """
-    artefact = asyncio.run(_artefact(running))
+    artefact = asyncio.run(first_artefact(running))
     kept = tempfile.NamedTemporaryFile(prefix="tidemill-bench-")  # noqa: SIM115 - kept until the end
     deploy_bare("bare", *artefact)
     deploy_bare("kept", *artefact, keep=kept.name)
@@ -92,7 +92,7 @@ def throughput(running: Running, client: Client, rounds: int = 3, seconds: float
     console.print(table)
 
 
-async def _artefact(running: Running) -> tuple[bytes, bytes]:
+async def first_artefact(running: Running) -> tuple[bytes, bytes]:
     store = RedisStore(running.redis_url)
     try:
         version = await store.version(MODEL, 1)

@@ -1,5 +1,6 @@
 """The slowest answers at half of what the platform can do, while a learner publishes every other second."""
 
+import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -12,38 +13,51 @@ from deploy.client import ApiError, Client
 from deploy.home import Running
 from tests.bench import open_loop
 from tests.bench.open_loop import Answers
-from tests.bench.serving import BODY, MODEL
+from tests.bench.serving import BARE_BODY, BODY, MODEL, deploy_bare, first_artefact
 from tests.bench.verdict import Verdict, say
 
 CONNECTIONS = 32
 PUBLISH_S, LABELS_S = 2.0, 0.5
+WARM_S, FULL_S, BARE_S = 3.0, 10.0, 30.0
 BOUND = 5.0
 console = Console(width=120)
 
 
 def tail(running: Running, client: Client, minutes: float = 10.0) -> None:
-    """An even stream at half of the saturated rate; a minute that was bad has a line of its own."""
-    url = f"{running.url}/models/{MODEL}/predict"
-    open_loop.run(url, BODY, 3.0, connections=CONNECTIONS)
-    full = open_loop.run(url, BODY, 10.0, connections=CONNECTIONS)
-    rate = len(full.good.status) / 10.0 / 2
+    """An even stream at half of the saturated rate; a minute that was bad has a line of its own.
+
+    Before it and after it, a bare deployment at half of its own: what the machine itself does to the slowest answers.
+    """
+    url, bare = f"{running.url}/models/{MODEL}/predict", f"{running.url}/bare"
+    deploy_bare("bare", *asyncio.run(first_artefact(running)))
+    rate, bare_rate = _half(url, BODY), _half(bare, BARE_BODY)
+    yardsticks = [open_loop.run(bare, BARE_BODY, BARE_S, rate=bare_rate)]
     first = client.versions(MODEL, 1)[0]["number"]
     with _learning(client):
         seen = open_loop.run(url, BODY, minutes * 60, rate=rate)
     published = client.versions(MODEL, 1)[0]["number"] - first
-    _show(seen, rate)
+    yardsticks.append(open_loop.run(bare, BARE_BODY, BARE_S, rate=bare_rate))
+    _show(seen)
     p50, p99 = seen.quantile_ms(0.5), seen.quantile_ms(0.99)
     failed = len(seen.status) - len(seen.good.status)
     console.print(
         f"{rate:.0f} requests/s, half of {2 * rate:.0f}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, {published} versions published, "
         f"{failed} failed"
     )
+    beside = ", ".join(f"{one.quantile_ms(0.99) / one.quantile_ms(0.5):.1f}" for one in yardsticks)
+    console.print(f"A bare one that neither logs nor learns, at {bare_rate:.0f}, before and after: p99 over p50 {beside}")
     if seen.generator_late:
         console.print("[red]The load generator was itself late.[/red]")
     say(Verdict("p99 over p50", p99 / p50, "under", BOUND), Verdict("failed requests", failed, "under", 0))
 
 
-def _show(seen: Answers, rate: float) -> None:
+def _half(url: str, body: bytes) -> float:
+    """Half of the rate at which an endpoint is saturated."""
+    open_loop.run(url, body, WARM_S, connections=CONNECTIONS)
+    return len(open_loop.run(url, body, FULL_S, connections=CONNECTIONS).good.status) / FULL_S / 2
+
+
+def _show(seen: Answers) -> None:
     table = Table(
         "minute", "answered", "p50 ms", "p99 ms", "most ms", title="Half of saturation, open loop, while versions come"
     )
