@@ -5,8 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from router.accounts import loss_of
-from router.accounts.scores import number_of
+from router.accounts.scores import adds
 from router.statistics import (
     AsymptoticSequence,
     PolicyValue,
@@ -48,13 +47,13 @@ class OffPolicy:
             if served.propensity <= 0.0 or full or (known is not None and known[0] != served.variant):
                 self.skipped += 1
                 continue
-            loss = self._metric == "loss"
-            reward = loss_of(self._record, outcome.output, outcome.label) if loss else number_of(outcome.label)
-            if known is None:
-                self._units[outcome.unit] = [served.variant, served.propensity, reward, 1, outcome.row]
-            else:
+            loss, label, count = adds(self._record, outcome)
+            reward = loss if self._metric == "loss" else label
+            if known is not None:
                 known[2] += reward
-                known[3] += 1
+                known[3] += count
+            elif count:
+                self._units[outcome.unit] = [served.variant, served.propensity, reward, 1, outcome.row]
 
     def estimates(self, alpha: float = 0.05, n_opt: int = 20_000) -> dict[str, Any]:
         """Return the estimates as plain data; `refused` says why there is none."""

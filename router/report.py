@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from router.accounts import GUARDS, Account, ArmsAccount, DuelAccount, PairedAccount, loss_of
+from router.accounts import GUARDS, Account, ArmsAccount, DuelAccount, PairedAccount
 from router.accounts.arms import MEASURES
-from router.accounts.scores import number_of
+from router.accounts.scores import adds
 from router.judge import Verdict, judge_arms, judge_duels, judge_shadow, sample_ratio
 from router.rollout import described
 from router.statistics import AsymptoticSequence, Moments, population_stability, rank_correlation
@@ -153,10 +153,11 @@ def forecast(experiment: Experiment, record: ModelRecord, outcomes: Sequence[Out
     judging = experiment.judging
     sums: dict[str, list[float]] = {}
     for outcome in outcomes:
-        row = sums.setdefault(outcome.unit, [0.0, 0.0])
-        loss = judging.metric == "loss"
-        row[0] += loss_of(record, outcome.output, outcome.label) if loss else number_of(outcome.label)
-        row[1] += 1.0
+        loss, label, count = adds(record, outcome)
+        if count or outcome.unit in sums:
+            row = sums.setdefault(outcome.unit, [0.0, 0.0])
+            row[0] += loss if judging.metric == "loss" else label
+            row[1] += count
     if len(sums) < 2:
         return {"refused": f"{len(sums)} units have had outcomes: too few to judge by"}
     moments = Moments.of(list(sums.values()))

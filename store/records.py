@@ -6,7 +6,7 @@ one-letter kind; floats in predictions and shadows are kept as served. Times are
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 
@@ -137,9 +137,24 @@ class Tick:
 LogRecord = Predictions | Shadows | Failures | Rankings | FeedbackBatch | Cut | Tick
 
 
+class Vote(NamedTuple):
+    """What one source said of a prediction; `confidence` is the probability that it is right, as the source sees it."""
+
+    label: Label
+    source: str = ""
+    confidence: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A prediction joined with its label."""
+    """A prediction joined with its label.
+
+    Attributes:
+        final: what experiments count: once for each prediction, within its label window.
+        replaces: the final label that this final one takes the place of.
+        votes: all that is said of the label, where that is more than this label of this source.
+        learned: the votes by which the learner was told of this prediction before; they hold no longer.
+    """
 
     id: str
     unit: str
@@ -154,6 +169,14 @@ class Outcome:
     received_at: float
     source: str = ""
     confidence: float = 1.0
+    replaces: Label | None = None
+    votes: tuple[Vote, ...] = ()
+    learned: tuple[Vote, ...] = ()
+
+    @property
+    def said(self) -> tuple[Vote, ...]:
+        """Everything that is said of the label."""
+        return self.votes or (Vote(self.label, self.source, self.confidence),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +187,7 @@ class Outcomes:
 
 
 OutcomeRecord = Outcomes | Cut
+_PLAIN_OUTCOME = 13
 
 
 def pack_log(record: LogRecord) -> bytes:
@@ -236,7 +260,7 @@ def pack_outcomes(record: OutcomeRecord) -> bytes:
     body = [
         (
             o.id, o.unit, o.row, o.output, _served(o.served), o.label, o.kind, o.final, o.predicted_at,
-            o.labelled_at, o.received_at, o.source, o.confidence,
+            o.labelled_at, o.received_at, o.source, o.confidence, *_amends(o),
         )
         for o in record.outcomes
     ]  # fmt: skip
@@ -250,7 +274,14 @@ def unpack_outcomes(payload: bytes) -> OutcomeRecord:
     packed: list[Any] = rest[0]
     for o in packed:
         o[4] = _as_served(*o[4])
+        if len(o) > _PLAIN_OUTCOME:
+            o[-2:] = (tuple(Vote(*vote) for vote in votes) for votes in o[-2:])
     return Outcomes([Outcome(*o) for o in packed])
+
+
+def _amends(o: Outcome) -> tuple[Any, ...]:
+    """What most outcomes do without."""
+    return (o.replaces, o.votes, o.learned) if o.replaces is not None or o.votes or o.learned else ()
 
 
 def _served(arm: Served) -> tuple[Any, ...]:

@@ -25,16 +25,17 @@ from store.records import (
     Feedback,
     FeedbackBatch,
     Outcome,
-    OutcomeKind,
     OutcomeRecord,
     Outcomes,
     Predictions,
     Rankings,
     Shadows,
     Tick,
+    Vote,
     unpack_log,
 )
 from store.spec import ModelRecord
+from trainer.labelling import Labelling, News
 from trainer.memory import HOLD_S, Gone, Held, JoinState, Mark, Marks, Open
 
 HOLD_EVENTS = 100_000
@@ -49,6 +50,7 @@ class LabelJoin:
     def __init__(self, model: ModelRecord, state: JoinState | None = None) -> None:
         self._model = model
         self._policy = model.labels
+        self._labelling = Labelling(model.labels)
         self._event_clock = model.clock == "event"
         self.every = model.schedule.outcomes
         self.state = state or JoinState()
@@ -67,7 +69,7 @@ class LabelJoin:
     @property
     def closes_at(self) -> float:
         """When the next label window ends whose end makes an outcome, by this join's clock; infinity if there is none."""
-        if self._policy.kind != "at_window" or not self._open:
+        if self._policy.kind == "on_label" or not self._open:
             return math.inf
         return _first(self._open).opened_at + self._policy.window_s
 
@@ -162,6 +164,8 @@ class LabelJoin:
             unit, row, output = record.units[index], record.rows[index], record.outputs[index]
             prediction = Open(self._since, self.state.clock, at, unit, row, output, served)
             self._open[id_] = prediction
+            if self._policy.kind == "corrected" and id_ not in self._held:
+                self._emit(id_, prediction, self._labelling.default(prediction, final=False))
             for held in self._held.pop(id_, ()):
                 held.taken = True
                 self._apply(held.event, held.received_at, prediction)
@@ -173,10 +177,9 @@ class LabelJoin:
         if prediction := self._open.get(event.id):
             self._apply(event, received_at, prediction)
         elif closed := self._closed.get(event.id):
-            known = closed.labels.get((event.item, event.source))
-            self._count("repeated" if known == event.label else "late")
+            self._apply(event, received_at, closed, late=True)
         elif self._made_long_ago(event.id):
-            self._count("late")
+            self._count("too_late")
         elif len(self._waiting) < HOLD_EVENTS:
             held = Held(self._since, self._mark.arrived, event, received_at)
             self._waiting.append(held)
@@ -191,28 +194,34 @@ class LabelJoin:
             return False
         return int(made[1], 16) / 1000.0 + 2 * self._policy.window_s < self.state.clock
 
-    def _apply(self, event: Feedback, received_at: float, prediction: Open) -> None:
+    def _apply(self, event: Feedback, received_at: float, prediction: Open, late: bool = False) -> None:
         key = (event.item, event.source)
-        known = prediction.labels.get(key)
-        if known is not None and known == event.label:
+        known = prediction.votes.get(key)
+        if known is not None and known.label == event.label:
             self._count("repeated")
             return
-        prediction.labels[key] = event.label
-        prediction.last = (event, received_at)
-        if known is not None:
-            self._count("corrected")
-        if self._policy.kind == "on_label":
-            self._count("labelled", 0 if known is not None else 1)
-            self._emit(event.id, prediction, "label" if known is None else "correction")
+        waits = self._policy.kind == "at_window" and not late
+        if late or known is not None:
+            self._count("late" if late else "corrected")
+        elif not prediction.votes and not waits:
+            self._count("labelled")
+        prediction.votes.pop(key, None)  # the newest is the last
+        prediction.votes[key] = Vote(event.label, event.source, event.confidence)
+        prediction.last = received_at, event.event_time
+        if not waits:
+            self._tell(event.id, prediction, final=not late)
+
+    def _tell(self, id_: str, prediction: Open, final: bool) -> None:
+        if news := self._labelling.news(prediction, final):
+            self._emit(id_, prediction, news)
+        elif len(prediction.votes) > 1:
+            self._count("repeated")
 
     def _expire(self) -> None:
         window, clock = self._policy.window_s, self.state.clock
         while self._open and _first(self._open).opened_at + window < clock:
             id_, prediction = self._open.popitem(last=False)
-            if self._policy.kind == "at_window":
-                self._count("defaulted" if prediction.last is None else "labelled")
-                self._emit(id_, prediction, "default" if prediction.last is None else "label")
-            prediction.row = None
+            self._close(id_, prediction)
             self._closed[id_] = prediction
         while self._closed and _first(self._closed).opened_at + 2 * window < clock:
             id_, prediction = self._closed.popitem(last=False)
@@ -222,6 +231,15 @@ class LabelJoin:
                 self._gone[id_] = Gone(prediction.since, self._mark.position, self._mark.arrived)
         while self._gone and next(iter(self._gone.values())).arrived + HOLD_S < self._mark.arrived:
             self._gone.popitem(last=False)
+
+    def _close(self, id_: str, prediction: Open) -> None:
+        """End a label window."""
+        if self._policy.kind != "on_label" and prediction.last is None:
+            self._count("defaulted")
+            self._emit(id_, prediction, self._labelling.default(prediction, final=True))
+        elif self._policy.kind == "at_window":
+            self._count("labelled")
+            self._tell(id_, prediction, final=True)
 
     def _expire_held(self) -> None:
         """Held feedback waits by arrival, whatever clock the windows have."""
@@ -246,17 +264,15 @@ class LabelJoin:
         """Whether what is read again is about a former use of this id."""
         return bool(self._ended) and position_key(self._mark.position) <= self._ended.get(id_, (-1, 0))
 
-    def _emit(self, id_: str, prediction: Open, kind: OutcomeKind) -> None:
-        label = prediction.last[0].label if prediction.last else self._policy.default
-        assert label is not None
-        assert prediction.row is not None
+    def _emit(self, id_: str, prediction: Open, news: News) -> None:
         if self._silent:
             return
-        event, received_at = prediction.last or (Feedback(id_, label), self._mark.arrived)
-        labelled_at = received_at if event.event_time is None else event.event_time
+        received_at, event_time = prediction.last or (self._mark.arrived, None)
+        best = news.best
         outcome = Outcome(
-            id_, prediction.unit, prediction.row, prediction.output, prediction.served, label, kind, True,
-            prediction.predicted_at, labelled_at, received_at, event.source, event.confidence,
+            id_, prediction.unit, prediction.row, prediction.output, prediction.served, best.label, news.kind, news.final,
+            prediction.predicted_at, received_at if event_time is None else event_time, received_at, best.source,
+            best.confidence, news.replaces, news.votes if len(news.votes) > 1 else (), news.learned,
         )  # fmt: skip
         if self._out and isinstance(self._out[-1], Outcomes):
             self._out[-1].outcomes.append(outcome)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-from store.records import Feedback, Label, Served
+from store.records import Feedback, Label, Served, Vote
 from store.schema import Row
 
 HOLD_S = 60.0
@@ -13,7 +13,8 @@ HOLD_S = 60.0
 
 @dataclass(slots=True)
 class JoinCounts:
-    """What became of everything in the log. `unreadable` entries are skipped."""
+    """What became of everything in the log. `unreadable` entries are skipped; `late` labels are learned all the same, but not
+    those that came `too_late`: what was predicted is forgotten."""
 
     predictions: int = 0
     feedback: int = 0
@@ -22,6 +23,7 @@ class JoinCounts:
     corrected: int = 0
     repeated: int = 0
     late: int = 0
+    too_late: int = 0
     unknown: int = 0
     duplicate_ids: int = 0
     skewed: int = 0
@@ -84,18 +86,21 @@ class Marks:
 
 @dataclass(slots=True)
 class Open:
-    """A prediction that may still get labels. `row` is dropped when its window has ended; `since` is where the stretch that
-    explains it begins; `reused` says that its id came again."""
+    """A prediction that may still get labels. `since` is where the stretch that explains it begins; `reused` says that its id
+    came again; `votes` are by item and source, the newest last; `last` says when the newest was received, and
+    of what time it is; `told` is what the learner knows, `final` what experiments do."""
 
     since: Mark
     opened_at: float
     predicted_at: float
     unit: str
-    row: Row | None
+    row: Row
     output: list[float]
     served: Served
-    labels: dict[tuple[str, str], Label] = field(default_factory=dict[tuple[str, str], Label])
-    last: tuple[Feedback, float] | None = None
+    votes: dict[tuple[str, str], Vote] = field(default_factory=dict[tuple[str, str], Vote])
+    last: tuple[float, float | None] | None = None
+    told: tuple[Vote, ...] = ()
+    final: Label | None = None
     reused: bool = False
 
 

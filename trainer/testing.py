@@ -1,6 +1,7 @@
 """A log as a test writes it: entries made of what people do, at the times they do it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from pydantic import BaseModel
 
@@ -9,6 +10,7 @@ from store.records import Cut, Feedback, FeedbackBatch, Label, LogRecord, Outcom
 from store.records import pack_log as pack
 from store.schema import Row
 from store.spec import LabelPolicy, ModelRecord, ModelSpec, Schedule
+from trainer.join import LabelJoin
 
 DAY_1 = 1_700_000_000.0
 """When a written log begins, in seconds since 1970."""
@@ -62,3 +64,18 @@ def flat(records: Iterable[OutcomeRecord]) -> list[Outcome | Cut]:
     for record in records:
         found += [record] if isinstance(record, Cut) else record.outcomes
     return found
+
+
+def joined(model: ModelRecord, *records: tuple[float, LogRecord]) -> tuple[list[Outcome | Cut], LabelJoin]:
+    """Return what a new join makes of records, and the join."""
+    join = LabelJoin(model)
+    return flat(join.feed(written(records))), join
+
+
+def outcomes(found: Sequence[Outcome | Cut]) -> list[Outcome]:
+    return [one for one in found if isinstance(one, Outcome)]
+
+
+def counted(join: LabelJoin) -> dict[str, int]:
+    """The counters that are not zero."""
+    return {name: count for name, count in asdict(join.state.counts).items() if count}

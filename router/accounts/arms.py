@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from router.accounts.scores import loss_of, number_of, shown
+from router.accounts.scores import adds, shown
 from router.statistics import Moments
 from store.policy import Experiment
 from store.records import Failures, Outcome, Predictions, Rankings, Shadows
@@ -170,13 +170,13 @@ class ArmsAccount:
     def outcome(self, outcome: Outcome) -> None:
         if not outcome.final:
             return
-        self.labels += 1
-        loss = loss_of(self._record, outcome.output, outcome.label)
+        loss, label, count = adds(self._record, outcome)
+        self.labels += count
         if self.stages and outcome.served.epoch < self.stages[0].epoch:
             if len(self._before) < _MAX_UNITS:
                 before = self._before.setdefault(outcome.unit, [0.0, 0.0])
-                before[0] += loss if self._metric == "loss" else number_of(outcome.label)
-                before[1] += 1.0
+                before[0] += loss if self._metric == "loss" else label
+                before[1] += count
             return
         served = outcome.served
         if self.name not in served.experiments or served.variant not in self.arms:
@@ -184,8 +184,8 @@ class ArmsAccount:
         row = self._row(outcome.unit, self.arms.index(served.variant), served.epoch, outcome.predicted_at)
         if row is not None:
             row[_LOSS] += loss
-            row[_OUTCOMES] += 1
-            row[_LABEL] += number_of(outcome.label)
+            row[_OUTCOMES] += count
+            row[_LABEL] += label
 
     def close(self, now: float | None) -> None:
         now = self._seen if now is None else now

@@ -107,15 +107,19 @@ class DuelAccount:
     def outcome(self, outcome: Outcome) -> None:
         """Credit goes to what somebody said was a success; a label that stands in for silence is none."""
         ranking, mark, item = outcome.id.partition("#")
-        if not outcome.final or not mark or outcome.kind == "default" or not self._succeeded(number_of(outcome.label)):
+        if not outcome.final or not mark or outcome.kind == "default":
             return
         draft = self._drafts.get(ranking)
-        if draft is not None:
-            draft[_CLICKED].append(item)
-        else:  # read before its list, or of somebody else's
-            self._early.setdefault(ranking, []).append(item)
-            if len(self._early) > _EARLY:
-                del self._early[next(iter(self._early))]
+        # Early: read before its list, or of somebody else's.
+        clicked = draft[_CLICKED] if draft is not None else self._early.get(ranking, [])
+        if item in clicked:
+            clicked.remove(item)  # what it said before is replaced
+        if self._succeeded(number_of(outcome.label)):
+            clicked.append(item)
+            if draft is None:
+                self._early[ranking] = clicked
+                if len(self._early) > _EARLY:
+                    del self._early[next(iter(self._early))]
 
     def close(self, now: float | None) -> None:
         now = self._seen if now is None else now

@@ -2,7 +2,7 @@
 
 import math
 
-from store.records import Label
+from store.records import Label, Outcome
 from store.spec import ModelRecord
 
 _SMALL = 1e-7
@@ -36,6 +36,15 @@ def right(record: ModelRecord, output: list[float], label: Label) -> bool | None
 def number_of(label: Label) -> float:
     """The label as a number, 0 for a class."""
     return 0.0 if isinstance(label, str) else float(label)
+
+
+def adds(record: ModelRecord, outcome: Outcome) -> tuple[float, float, int]:
+    """What a final outcome adds to its unit's sums of loss and labels, and to the count of outcomes: one that replaces another
+    adds the difference."""
+    loss, label = loss_of(record, outcome.output, outcome.label), number_of(outcome.label)
+    if outcome.replaces is None:
+        return loss, label, 1
+    return loss - loss_of(record, outcome.output, outcome.replaces), label - number_of(outcome.replaces), 0
 
 
 def shown(record: ModelRecord, output: list[float]) -> float:

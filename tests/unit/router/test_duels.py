@@ -1,5 +1,6 @@
 """The books of an interleaving: whose item a label credits, in whatever order lists and labels are read."""
 
+from dataclasses import replace
 from typing import Literal
 
 import msgpack
@@ -54,5 +55,17 @@ def test_a_success_is_credited_to_whoever_drafted_the_item(
         step()
         kept = msgpack.unpackb(msgpack.packb(account.pack()))
         account = DuelAccount(find(POLICY, "duel"), BINARY.model_copy(update={"best_score": best_score}), kept)
+    account.close(1e9)
+    assert account.duels.pairs[0, 1] == expected
+
+
+@pytest.mark.parametrize(("first", "then", "expected"), [(1, 0, Duel(0, 0, 0, 1)), (0, 1, Duel(0, 1, 0, 0))])
+@pytest.mark.parametrize("label_first", [False, True])
+def test_a_correction_takes_credit_back_or_gives_it(first: int, then: int, expected: Duel, label_first: bool) -> None:
+    account = _account()
+    corrected = replace(_label("b", then, "correction"), final=True, replaces=first)
+    steps = [lambda: account.rankings(_list()), lambda: account.outcome(_label("b", first)), lambda: account.outcome(corrected)]
+    for step in steps[1:] + steps[:1] if label_first else steps:
+        step()
     account.close(1e9)
     assert account.duels.pairs[0, 1] == expected
