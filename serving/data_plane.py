@@ -212,7 +212,9 @@ class DataPlane:
             return f"{wrong}, not {valid['label']!r:.80}"
         at = event_seconds(valid["at"]) if "at" in valid else None
         label = valid["label"] if isinstance(valid["label"], str) else float(valid["label"])
-        source, confidence = valid.get("source", ""), valid.get("confidence", 1.0)
+        # Whoever does not say where labels come from is known by their key: a source is what is trusted or not.
+        source = valid.get("source", "") or (caller.key.name if caller.key is not None else "")
+        confidence = valid.get("confidence", 1.0)
         item = valid.get("item", "")
         id_ = item_id(valid["id"], item) if item else valid["id"]
         return model, Feedback(id_, label, at, source, confidence, item)

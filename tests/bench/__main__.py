@@ -8,6 +8,7 @@ import psutil
 from tests.bench import (
     compress,
     interleaving,
+    labels,
     overload,
     placement,
     quality,
@@ -22,7 +23,18 @@ from tests.bench import (
 from tests.bench.soak import soak
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
-PARTS = (*ON_PLATFORM, "start", "placement", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
+PARTS = (
+    *ON_PLATFORM,
+    "start",
+    "placement",
+    "planning",
+    "compress",
+    "statistics",
+    "interleaving",
+    "travellers",
+    "labels",
+    "quality",
+)
 
 
 def main() -> None:
@@ -48,6 +60,7 @@ def main() -> None:
         "statistics": statistics.statistics_figures,
         "interleaving": interleaving.interleaving,
         "travellers": travellers.flight_rankers,
+        "labels": labels.label_figures,
         "quality": lambda: quality.year(given.until),
     }
     for name, figure in alone.items():
