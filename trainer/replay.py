@@ -35,7 +35,7 @@ class Reservoir:
 
     Stratified, a full reservoir makes room in the largest stratum for those that are smaller, and each stratum is a reservoir
     of its own (Chrysakis and Moens, "Online Continual Learning from Imbalanced Data", ICML 2020, algorithm 1). By label that
-    would bias probabilities, so rows count by how many of their stratum one kept row stands for. By a feature it only says where
+    would bias probabilities, so rows count by how many of their stratum a kept row stands for. By a feature it only says where
     the network is to be good, and rows count alike.
 
     Raises:
