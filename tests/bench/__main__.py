@@ -8,6 +8,7 @@ import psutil
 from tests.bench import (
     compress,
     interleaving,
+    learning,
     overload,
     placement,
     quality,
@@ -22,7 +23,18 @@ from tests.bench import (
 from tests.bench.soak import soak
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
-PARTS = (*ON_PLATFORM, "start", "placement", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
+PARTS = (
+    *ON_PLATFORM,
+    "start",
+    "placement",
+    "planning",
+    "learning",
+    "compress",
+    "statistics",
+    "interleaving",
+    "travellers",
+    "quality",
+)
 
 
 def main() -> None:
@@ -44,6 +56,7 @@ def main() -> None:
         "start": start.start,
         "placement": placement.placement,
         "planning": routing.planning,
+        "learning": learning.learning_figures,
         "compress": compress.compress_figures,
         "statistics": statistics.statistics_figures,
         "interleaving": interleaving.interleaving,

@@ -88,7 +88,8 @@ def test_what_fits_is_taken_and_travels_as_json(learning: dict[str, Any], model:
         {"memory": 0.0}, {"memory": 1.1}, {"weight_decay": -1.0}, {"half_life_s": 0.0}, {"half_life_s": float("inf")},
         {"device": "tpu"}, {"lerning_rate": 0.1}, {"loss": {"kind": "hinge"}}, {"optimiser": {"kind": "adam", "beta1": 1.0}},
         {"sampling": {"kind": "uniform", "share": 0.0}}, {"replay": {"capacity": 0}}, {"replay": {"share": 1.0}},
-        {"loss": {"kind": "cost_matrix", "costs": [[0, float("nan")], [1, 0]]}}, {"sampling": {"kind": "importance", "floor": 0}},
+        {"loss": {"kind": "cost_matrix", "costs": [[0, float("nan")], [1, 0]]}},
+        {"sampling": {"kind": "importance", "floor": 0}},
     ],
 )  # fmt: skip
 def test_numbers_out_of_range_and_unknown_names_are_refused(settings: dict[str, Any]) -> None:

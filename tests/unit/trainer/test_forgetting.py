@@ -1,5 +1,7 @@
 """What replay is for: on a stream whose regimes alternate, the old one is not forgotten while the new one is learned."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from pydantic import BaseModel
@@ -30,7 +32,8 @@ def _outcomes(count: int, regime: int, draw: np.random.Generator) -> list[Outcom
     ]
 
 
-def _rises(replay: Replay | None, seed: int) -> list[float]:
+@cache
+def _rises(replay: Replay | None, seed: int) -> tuple[float, ...]:
     """By how much the loss on the other regime rose in each phase after the first."""
     draw, rises = np.random.default_rng(seed), list[float]()
     learner = Learner(ModelSpec(name="m", features=Seen, learning=Learning(replay=replay, seed=seed)))
@@ -47,11 +50,11 @@ def _rises(replay: Replay | None, seed: int) -> list[float]:
         for batch in range(BATCHES):
             assert learner.learn(_outcomes(ROWS, phase % 2, draw), f"{phase}-{batch:05d}").rejected == ""
         rises.append(loss(old) - before)
-    return rises[1:]
+    return tuple(rises[1:])
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("replay", [Replay(), Replay(kind="stratified"), Replay(kind="stratified", by="regime")], ids=str)
 def test_replay_keeps_the_old_regime(replay: Replay, seed: int) -> None:
     forgotten, kept = _rises(None, seed), _rises(replay, seed)

@@ -228,7 +228,8 @@ def test_a_declaration_may_change_and_what_was_learned_stays(
     assert second.weights() == first.weights()
     assert second.descent.steps == first.descent.steps
     assert second.descent.afresh == says
-    assert (says in caplog.text) and bool(caplog.records) == bool(says)
+    assert says in caplog.text
+    assert bool(caplog.records) == bool(says)
     learned = second.learn(_outcomes(50, 5), "5-0")
     assert learned.lineage == ({"afresh": says} if says else {})
     assert second.learn(_outcomes(50, 6), "6-0").lineage == {}, "said once"

@@ -20,9 +20,7 @@ BINARY_COSTS = CostMatrix(costs=((0.0, 1.0), (5.0, 0.0)))
 
 def _record(objective: Objective, **learning: Any) -> ModelRecord:
     classes = CLASSES if objective == "multiclass" else ()
-    return ModelSpec(
-        name="m", features=OneNumber, objective=objective, classes=classes, learning=Learning(**learning)
-    ).record
+    return ModelSpec(name="m", features=OneNumber, objective=objective, classes=classes, learning=Learning(**learning)).record
 
 
 def _rows(objective: Objective, rows: int = 50) -> tuple[Tensor, Tensor]:
