@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import ModelExists, SpecError
 from store.keys import Limits
+from store.learning import Learning
 from store.records import Label, Vote
 from store.schema import Schema, schema_of
 
@@ -75,23 +76,6 @@ class Schedule(BaseModel):
     seconds: float | None = Field(default=2.0, gt=0.0, allow_inf_nan=False)
 
 
-class Learning(BaseModel):
-    """How the learner takes a micro-batch: `passes` times over it, in steps of at most `rows` rows, by Adagrad.
-
-    `memory` multiplies Adagrad's sums after each batch: below 1 old gradients are forgotten, and the learner stays able to
-    follow a world that changes.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    learning_rate: float = 0.02
-    passes: int = 3
-    rows: int = 1024
-    memory: float = 0.999
-    weight_decay: float = 1e-3
-    seed: int = 0
-
-
 class ModelRecord(BaseModel):
     """What the store keeps of a ModelSpec: all that serving needs, and no code."""
 
@@ -124,6 +108,11 @@ class ModelRecord(BaseModel):
     def outputs(self) -> int:
         """Columns of the network's output."""
         return len(self.classes) if self.objective == "multiclass" else 1
+
+    @property
+    def labels_known(self) -> tuple[str, ...]:
+        """The labels that there can be, in the order of the classes; none where they are numbers."""
+        return ("0", "1") if self.objective == "binary" else self.classes if self.objective == "multiclass" else ()
 
     @property
     def digest(self) -> str:
@@ -240,6 +229,8 @@ class ModelSpec:
             network=network,
         )
         known = [one.name for one in record.features.fields]
+        if problem := self.learning.problem(self.objective, record.labels_known, known):
+            raise SpecError(f"model '{self.name}': learning: {problem}")
         if unknown := [name for name in self.slices if name not in known]:
             raise SpecError(f"model '{self.name}': slices: there is no feature '{unknown[0]}' among {', '.join(known)}")
         if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):

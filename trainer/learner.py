@@ -2,8 +2,10 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +13,20 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from store.artefact import pack_weights
-from store.encoding import Encoded, Encoder
+from store.encoding import Encoder
+from store.errors import SpecError
 from store.protocols import Graph
 from store.records import Outcome
 from store.spec import ModelRecord, ModelSpec
+from trainer.descent import Before, Descent
 from trainer.errors import CheckpointError
 from trainer.export import Rehearsal, Scorer, export
+from trainer.losses import PlainLoss
 from trainer.network import TabularNetwork
+from trainer.rows import Rows, age_weights, label_weights, strata_of
+from trainer.targets import Teaching
 
-_STATE = "adagrad."
+_NETWORK = "network."
 RECENT = 0.98
 """Decay, per micro-batch, of the recent progressive loss."""
 
@@ -28,7 +35,8 @@ RECENT = 0.98
 class Learned:
     """What a micro-batch did. `loss` is progressive: measured on each row before the learner has seen its label.
 
-    `rejected` says why the batch's result may not be published; the learner is then as it was before the batch.
+    `rejected` says why the batch's result may not be published; the learner is then as it was before the batch. `lineage`
+    is what a version that has learned this should say of itself.
     `label_times` is a small picture of when the labels were received.
     """
 
@@ -37,6 +45,7 @@ class Learned:
     recent_loss: float
     rejected: str = ""
     label_times: tuple[float, ...] = ()
+    lineage: dict[str, str] = field(default_factory=dict[str, str])
 
 
 NOTHING = Learned(0, 0.0, 0.0)
@@ -46,39 +55,30 @@ class Learner:
     """Learns micro-batches of outcomes. Deterministic: same batches on the same machine and build, same bits.
 
     Args:
-        device: where to learn; None takes a GPU where Ray has given this process one. What leaves the learner is on the CPU,
-            and one that learned on a GPU goes on without.
+        device: where to learn, in place of what the declaration says. What leaves the learner is on the CPU, and one that
+            learned on a GPU goes on without.
+
+    Raises:
+        SpecError: the declaration asks for a GPU that is not there, or for what does not fit the network.
     """
 
     def __init__(self, spec: ModelSpec, device: str | None = None) -> None:
         torch.set_num_threads(1)
         torch.manual_seed(spec.learning.seed)
         self.record: ModelRecord = spec.record
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or _device(self.record))
         self.scorer = Scorer(_network(spec), spec.objective).to(self.device)
+        self.descent = Descent(self.record, self.scorer, self.device)
         self._encoder = Encoder(self.record.features)
-        self._loss = _losses(self.record)
-        self._made: torch.optim.Adagrad | None = None
+        self._plain = PlainLoss(spec.objective)
+        self._teaching = Teaching(self.record)
         self._recent = (0.0, 0.0)
-        self._before: tuple[dict[str, Tensor], tuple[float, float]] | None = None
+        self._before: tuple[dict[str, Tensor], Before, tuple[float, float], dict[str, np.ndarray]] | None = None
         self._rehearsal: Rehearsal | None = None
-
-    @property
-    def _optimiser(self) -> torch.optim.Adagrad:
-        """Made when it is first needed: torch imports its compiler for it, which a first version need not wait for."""
-        if self._made is None:
-            settings = self.record.learning
-            self._made = torch.optim.Adagrad(
-                self.scorer.parameters(),
-                lr=settings.learning_rate,
-                weight_decay=settings.weight_decay,
-                fused=self.device.type == "cpu",
-            )
-        return self._made
 
     def prepare(self) -> None:
         """Make what the first batch would otherwise wait for."""
-        assert self._optimiser
+        assert self.descent.optimiser
 
     def export(self) -> Graph:
         return export(copy.deepcopy(self.scorer).cpu(), self.record.features)
@@ -90,29 +90,37 @@ class Learner:
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)
-        encoded = self._encoder.encode([outcome.row for outcome in outcomes])
-        labels = self._labels(outcomes)
+        rows, judged = self._rows(outcomes), self._teaching.progressive(outcomes)
         received = sample([outcome.received_at for outcome in outcomes])
         self.prepare()
-        self._before = self._tensors(copy=True), self._recent
+        lineage = {"afresh": self.descent.afresh} if self.descent.afresh else {}
+        self._before = _copied(self.scorer.state_dict()), self.descent.begin(), self._recent, self._teaching.trust.begin()
         try:
-            loss = self._progressive(encoded, labels)
-            self._fit(encoded, labels)
+            loss = self._progressive(rows, judged)
+            taught, kept = rows, rows
+            if not self._teaching.plain(outcomes):
+                taught, kept = self._taught(outcomes, rows), rows.at(judged)
+            self.scorer.train()
+            self.descent.fit(taught, kept, np.random.default_rng(number % 2**64))
+            self.scorer.eval()
             problem = self._problem()
         except (RuntimeError, ValueError) as error:
             problem, loss = f"learning failed: {str(error).splitlines()[0][:300]}", float("nan")
         if problem:
             self.undo()
             return Learned(len(outcomes), loss, self._recent_loss, problem, received)
-        weight = self._recent[1] * RECENT + len(outcomes)
-        self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(outcomes)) / weight, weight)
-        return Learned(len(outcomes), loss, self._recent_loss, "", received)
+        if judged:
+            weight = self._recent[1] * RECENT + len(judged)
+            self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(judged)) / weight, weight)
+        return Learned(len(outcomes), loss, self._recent_loss, "", received, lineage)
 
     def undo(self) -> None:
         """Be as before the last batch, bit for bit."""
         assert self._before is not None, "no batch was learned"
-        tensors, self._recent = self._before
+        tensors, before, self._recent, trust = self._before
+        self._teaching.trust.undo(trust)
         self._restore(tensors)
+        self.descent.undo(before)
 
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""
@@ -128,10 +136,13 @@ class Learner:
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.scorer.weights().items()}
 
     def checkpoint(self) -> bytes:
-        """Everything that is not in the weights: the optimiser once it has begun, what only training needs, the recent loss."""
+        """Everything that is not in the weights: what only training needs, what the steps remember, the recent loss."""
         shipped = self.scorer.weights().keys()
-        rest = {name: tensor.cpu().numpy() for name, tensor in self._tensors().items() if name not in shipped}
-        return pack_weights(rest, {"recent": json.dumps(self._recent)})
+        tensors, rest = self.descent.checkpoint()
+        tensors |= {name: tensor for name, tensor in self.scorer.state_dict().items() if name not in shipped}
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        trust = self._teaching.trust.packed()
+        return pack_weights(arrays, {"recent": json.dumps(self._recent), "descent": rest, "trust": trust})
 
     def restore(self, weights: bytes, checkpoint: bytes) -> None:
         """Become the learner that wrote these.
@@ -141,12 +152,11 @@ class Learner:
         """
         try:
             tensors = load(weights) | load(checkpoint)
-            self._made = None
-            if any(name.startswith(_STATE) for name in tensors):
-                self.prepare()
-            self._restore(tensors)
-            header = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])
-            mean, weight = json.loads(header["__metadata__"]["recent"])
+            header: dict[str, Any] = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])["__metadata__"]
+            mean, weight = json.loads(header["recent"])
+            self._restore({name: tensor for name, tensor in tensors.items() if name.startswith(_NETWORK)})
+            self.descent.restore(tensors, header.get("descent", ""))
+            self._teaching = Teaching(self.record, header.get("trust", ""))
         except Exception as error:  # safetensors and torch raise many kinds
             raise CheckpointError(f"the checkpoint does not fit this network: {str(error).splitlines()[0]}") from error
         self._recent = (mean, weight)
@@ -155,21 +165,27 @@ class Learner:
     def _recent_loss(self) -> float:
         return self._recent[0]
 
-    def _tensors(self, copy: bool = False) -> dict[str, Tensor]:
-        tensors = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
-        for name, parameter in self.scorer.named_parameters() if self._made is not None else ():
-            state = self._optimiser.state[parameter]
-            tensors[f"{_STATE}sum:{name}"] = state["sum"]
-            tensors[f"{_STATE}step:{name}"] = state["step"]
-        return {name: tensor.clone() for name, tensor in tensors.items()} if copy else tensors
-
     @torch.no_grad()
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        mine = self._tensors()
+        mine = self.scorer.state_dict()
         if mine.keys() != tensors.keys():
             raise ValueError(f"tensors differ: {', '.join(sorted(mine.keys() ^ tensors.keys()))[:300]}")
         for name, tensor in tensors.items():
             mine[name].copy_(tensor)
+
+    def _rows(self, outcomes: Sequence[Outcome]) -> Rows:
+        encoded = self._encoder.encode([outcome.row for outcome in outcomes])
+        settings, weights = self.record.learning, None
+        if settings.half_life_s is not None:
+            weights = torch.from_numpy(age_weights(outcomes, settings.half_life_s)).float().to(self.device)
+        return Rows(
+            torch.from_numpy(encoded.numbers).to(self.device),
+            torch.from_numpy(encoded.categories).to(self.device),
+            self._labels(outcomes),
+            weights,
+            label_weights(outcomes, settings, self.record),
+            {by: strata_of(outcomes, by, self.record) for by in settings.strata},
+        )
 
     def _labels(self, outcomes: Sequence[Outcome]) -> Tensor:
         if self.record.objective == "multiclass":
@@ -177,35 +193,29 @@ class Learner:
             return torch.tensor([index[str(outcome.label)] for outcome in outcomes], dtype=torch.int64, device=self.device)
         return torch.tensor([float(outcome.label) for outcome in outcomes], device=self.device)
 
-    def _inputs(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(encoded.numbers).to(self.device), torch.from_numpy(encoded.categories).to(self.device)
+    @torch.no_grad()
+    def _progressive(self, rows: Rows, judged: list[int]) -> float:
+        """The objective's proper loss, whatever is minimised, on those rows by which the model is judged; NaN without any."""
+        self.scorer.eval()
+        logits, labels = self.scorer.network(rows.numbers, rows.categories), rows.labels
+        if len(judged) < len(rows):
+            logits, labels = logits[judged], labels[judged]
+        return float(self._plain.mean(logits, labels)) if judged else math.nan
 
     @torch.no_grad()
-    def _progressive(self, encoded: Encoded, labels: Tensor) -> float:
+    def _taught(self, outcomes: Sequence[Outcome], rows: Rows) -> Rows:
+        """What outcomes teach that say more than a label, or take one back: a row for each class of each that counts."""
         self.scorer.eval()
-        return float(self._loss(self.scorer.network(*self._inputs(encoded)), labels))
-
-    def _fit(self, encoded: Encoded, labels: Tensor) -> None:
-        settings = self.record.learning
-        numbers, categories = self._inputs(encoded)
-        self.scorer.train()
-        for start in range(0, len(labels), settings.rows):
-            part = slice(start, start + settings.rows)
-            if isinstance(self.scorer.network, TabularNetwork):
-                self.scorer.network.observe(numbers[part])
-            for _ in range(settings.passes):
-                self._optimiser.zero_grad()
-                loss = self._loss(self.scorer.network(numbers[part], categories[part]), labels[part])
-                loss.backward()
-                self._optimiser.step()
-        self._forget(settings.memory)
-        self.scorer.eval()
-
-    @torch.no_grad()
-    def _forget(self, memory: float) -> None:
-        sums = [self._optimiser.state[parameter]["sum"] for parameter in self.scorer.parameters()]
-        for accumulated in sums:
-            accumulated.mul_(memory)
+        scores = self.scorer(rows.numbers, rows.categories).double().cpu().numpy()
+        probabilities = np.concatenate([1.0 - scores, scores], axis=1) if self.record.objective == "binary" else scores
+        places = self._teaching.news(outcomes)
+        terms = self._teaching.terms([outcomes[place] for place in places], probabilities[places])
+        kept = [np.flatnonzero(term.weights) for term in terms]
+        index = np.concatenate([np.array(places, dtype=np.int64)[some] for some in kept])
+        labels = np.concatenate([term.labels[some] for term, some in zip(terms, kept, strict=True)])
+        weights = np.concatenate([term.weights[some] for term, some in zip(terms, kept, strict=True)])
+        # The mean is over outcomes, not over their terms.
+        return rows.taught(index, labels, weights * (len(index) / max(1, len(places))))
 
     def _problem(self) -> str:
         floats = {name: tensor for name, tensor in self.scorer.state_dict().items() if tensor.is_floating_point()}
@@ -224,13 +234,18 @@ def _network(spec: ModelSpec) -> nn.Module:
     return TabularNetwork(record.features.numbers, record.features.buckets, record.outputs)
 
 
-def _losses(record: ModelRecord) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of an objective, from logits [rows, outputs] and labels [rows]. Ranking learns relevance pointwise."""
-    if record.objective == "binary":
-        return lambda logits, labels: nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
-    if record.objective == "multiclass":
-        return nn.functional.cross_entropy
-    return lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels)
+def _device(record: ModelRecord) -> str:
+    asked = record.learning.device
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise SpecError(
+            f"model '{record.name}': learning: device 'cuda', and Ray gave this trainer no GPU that torch sees: give trainers "
+            "one, or take 'auto', which goes on without"
+        )
+    return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def sample(values: Sequence[float], count: int = 32) -> tuple[float, ...]:

@@ -213,7 +213,7 @@ class Trainer:
             metrics={"loss": learned.loss, "recent_loss": learned.recent_loss} if good else {},
             label_times=learned.label_times,
             golden=self.learner.golden(self._graph) if good else (),
-            lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
+            lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine(), **learned.lineage},
         )
 
     def _until_cut(self) -> float:

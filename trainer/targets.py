@@ -40,7 +40,7 @@ class Teaching:
     """Turns outcomes into terms of a loss.
 
     Args:
-        state: of the sources' accuracies, as `packed` gave it.
+        state: of the sources' accuracies, as `trust.packed` gave it.
     """
 
     def __init__(self, record: ModelRecord, state: str = "") -> None:
@@ -49,16 +49,15 @@ class Teaching:
         self._classes = max(2, len(record.classes)) if record.objective in ("binary", "multiclass") else 0
         self.trust = Trust(record.labels, max(2, self._classes), state)
 
-    def packed(self) -> str:
-        return self.trust.packed()
-
     def label(self, label: Label) -> float:
         """A label as a number, or as its class's index."""
         return float(self._index[str(label)]) if self._record.objective == "multiclass" else float(label)
 
-    def news(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
-        """Return those that teach anything: not a label that says what was taught already."""
-        return [one for one in outcomes if not one.learned or self._worth(one.said) != self._worth(one.learned)]
+    def news(self, outcomes: Sequence[Outcome]) -> list[int]:
+        """Return the places of those that teach anything: not a label that says what was taught already."""
+        return [
+            place for place, one in enumerate(outcomes) if not one.learned or self._worth(one.said) != self._worth(one.learned)
+        ]
 
     def progressive(self, outcomes: Sequence[Outcome]) -> list[int]:
         """Return the places of those whose label nothing was taught of before: by them the model is judged.

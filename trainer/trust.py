@@ -41,6 +41,13 @@ class Trust:
         """Return the state, as it is given to another one; floats come back bit for bit."""
         return json.dumps({name: seen.tolist() for name, seen in sorted(self._seen.items())})
 
+    def begin(self) -> dict[str, np.ndarray]:
+        """Return what `undo` needs to forget all that comes."""
+        return dict(self._seen)
+
+    def undo(self, seen: dict[str, np.ndarray]) -> None:
+        self._seen = dict(seen)
+
     def accuracies(self) -> dict[str, float]:
         """Return the accuracy of each source that is not taken at its word, as far as it has voted."""
         shown = {name: self._shown(name) for name in self._seen}

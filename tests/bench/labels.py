@@ -1,7 +1,7 @@
 """Labels that come late, are wrong, or are meant to mislead: what the learner makes of them, against a truth that is known.
 
-One simulated stationary stream of clicks: a category and a number say how likely one is. All goes through join and learner as in
-production; what is shown is the expected log loss of the learner's probabilities under the true ones.
+One simulated stationary stream of clicks: a category and a number say how likely one is. All goes through join and learner as
+in production; what is shown is the expected log loss of the learner's probabilities under the true ones.
 """
 
 from collections.abc import Callable, Iterator

@@ -50,7 +50,7 @@ def test_a_correction_takes_the_old_label_back() -> None:
     corrected = _outcome([Vote(1)], [Vote(0)], "correction")
     assert not teaching.plain([corrected])
     assert _weights(teaching, [corrected], [0.3]).tolist() == [[-1.0, 1.0]]
-    assert teaching.news([corrected, _outcome([Vote(1, "x")], [Vote(1, "y")])]) == [corrected]
+    assert teaching.news([corrected, _outcome([Vote(1, "x")], [Vote(1, "y")])]) == [0]
     assert teaching.progressive([corrected, _outcome([Vote(1)])]) == [1]
 
 
@@ -184,7 +184,7 @@ def test_a_source_that_begins_to_lie_is_no_longer_listened_to() -> None:
         if step == 399:
             before = shares.excess(truth)
             assert teaching.trust.accuracies()["rule"] == pytest.approx(0.75, abs=0.05)
-            teaching = Teaching(teaching._record, teaching.packed())  # pyright: ignore[reportPrivateUsage]
+            teaching = Teaching(teaching._record, teaching.trust.packed())  # pyright: ignore[reportPrivateUsage]
     assert teaching.trust.accuracies()["rule"] == 0.5
     assert shares.excess(truth) < before + 0.02
 
