@@ -63,8 +63,8 @@ def learning_figures() -> None:
     console.print(table)
     console.print(
         f"the flights' network, {BATCHES} micro-batches of {BATCH:,} in requests of {REQUEST}, one thread, a store in memory, "
-        "per second of the processor; the bare loop has its tensors ready, takes plain steps as often, and neither checks "
-        "nor undoes nor publishes"
+        "per second of the processor; the bare loop has its "
+        "tensors ready, takes plain steps as often, and neither checks, undoes nor publishes"
     )
 
 

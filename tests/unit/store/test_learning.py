@@ -1,5 +1,7 @@
 """Settings of learning that make no sense are refused in words that say what would."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +102,16 @@ def test_numbers_out_of_range_and_unknown_names_are_refused(settings: dict[str, 
 def test_a_record_that_was_kept_before_has_the_defaults() -> None:
     known = {"learning_rate": 0.02, "passes": 3, "rows": 1024, "memory": 0.999, "weight_decay": 1e-3, "seed": 0}
     assert Learning.model_validate(known) == Learning()
+
+
+def test_the_example_of_the_readme_is_a_declaration() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    model = next(block for block in blocks if "class Features" in block)
+    learning = next(block for block in blocks if "learning = Learning(" in block)
+    made: dict[str, Any] = {"__name__": "my_model"}
+    exec(model + learning, made)
+    assert made["spec"].record.learning.replay == Replay(kind="stratified")
 
 
 def test_no_setting_of_learning_changes_whether_weights_fit() -> None:

@@ -32,7 +32,7 @@ from store.learning import (
     Weighted,
 )
 from store.records import Outcome, Served
-from store.schema import Buckets
+from store.schema import Buckets, Row
 from store.spec import Learning, ModelSpec, Objective
 from trainer.errors import CheckpointError
 from trainer.learner import Learner
@@ -63,7 +63,7 @@ def _outcomes(count: int, seed: int, objective: Objective = "binary") -> list[Ou
         at = 1.7e9 + 1000.0 * seed + index
         late = bool(draw.random() < 1 / (1 + np.exp(-price + 2 * old)))
         label = {"binary": int(late), "multiclass": CLASSES[int(late) + int(old)]}.get(objective, price + late)
-        row = [f"place {draw.integers(40)}", "old" if old else "new", at, price, age]
+        row: Row = [f"place {draw.integers(40)}", "old" if old else "new", at, price, age]
         found.append(Outcome(str(index), "u", row, [0.5], Served("main", 1, 1.0), label, "label", True, at, at + 5, at + 5))
     return found
 
