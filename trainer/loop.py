@@ -8,12 +8,9 @@ fenced by the position it starts from, so that of two trainers of one model only
 
 import asyncio
 import json
-import platform
 from collections.abc import Callable
 from time import time
 from typing import TYPE_CHECKING
-
-import torch
 
 from store import tracing
 from store.artefact import digest_of
@@ -27,6 +24,7 @@ from store.spec import ModelSpec, Schedule
 from trainer.archiving import Archiving
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
+from trainer.lineage.environment import lineage_of
 from trainer.retention import forget
 
 if TYPE_CHECKING:
@@ -75,6 +73,7 @@ class Trainer:
         else:
             await self._check_declared()
         self.learner = Learner(self._spec)
+        self._lineage = lineage_of(self._spec, self.learner.device.type)
         await self.refresh()
         await self._joining.start()
         await self._resume_learner()
@@ -122,8 +121,8 @@ class Trainer:
         await refuse_if_ahead(self._store, self._outcomes, position, f"learner of model '{self._model}'")
         self._learner_at = position
         if state:
-            self._version = (await self._store.snapshot(self._model)).channels[f"{MAIN}@latest"]
-            version = await self._store.version(self._model, self._version)
+            version = await self._learned_last()
+            self._version = version.number
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
             self.learner.restore(weights, await self._store.blob(name))
@@ -132,6 +131,14 @@ class Trainer:
             self._graph = self.learner.export()
             await self._store.put_graph(self._model, self._graph)
             await self._commit(Cut("start", time(), START), START, NOTHING)
+
+    async def _learned_last(self) -> Version:
+        """The version that the learner's state belongs to, also where it has been taken back since: that unlearns nothing."""
+        for last in (100, 2**31):
+            for version in await self._store.versions(self._model, last):
+                if version.line == MAIN and version.weights:
+                    return version
+        raise NotFound(f"model '{self._model}' has a learner's state and no version that it belongs to")
 
     async def _catch_up(self) -> None:
         """Learn what was joined before this trainer started; from then on outcomes go straight from join to learner."""
@@ -213,7 +220,7 @@ class Trainer:
             metrics={"loss": learned.loss, "recent_loss": learned.recent_loss} if good else {},
             label_times=learned.label_times,
             golden=self.learner.golden(self._graph) if good else (),
-            lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine()},
+            lineage={"cut": cut.reason, **self._lineage},
         )
 
     def _until_cut(self) -> float:
