@@ -212,7 +212,7 @@ def read(folder: Path, model: str, since: datetime | None = None, until: datetim
     table: Any = ds.dataset([str(path) for path in paths], schema=schema, format="parquet").to_table(filter=wanted)
     places = zip(table["position"].to_pylist(), table["place"].to_pylist(), strict=True)
     keys = [(position_key(position), place) for position, place in places]
-    return table.take(sorted(range(len(keys)), key=keys.__getitem__))
+    return table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64()))  # also where there are none
 
 
 class Day(NamedTuple):

@@ -1,14 +1,19 @@
 """Archived outcomes as the trainer takes them: the way back from Parquet. Times come back rounded to microseconds."""
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 
-from store.archive import PREFIX, Placed
+from store.archive import PREFIX, Placed, read
+from store.protocols import position_key
 from store.records import Outcome, Served
 from store.schema import FeatureField, Schema, Value
+from store.spec import ModelRecord
 
 ROWS = 2_000
 """That are Python's objects at a time."""
@@ -59,3 +64,39 @@ def _values(chunk: Any, field: FeatureField) -> list[Value]:
             return [None if value is None else array("f", value).tobytes() for value in column.to_pylist()]
         case _:
             return column.to_pylist()
+
+
+class Window:
+    """A window of a model's archive, in the order of the stream; its rows are outcomes only when they are asked for."""
+
+    def __init__(self, table: Any, features: Schema) -> None:
+        self._table, self._features = table, features
+
+    @classmethod
+    def of(cls, folder: Path, record: ModelRecord, since: datetime | None, until: datetime | None, through: str = "") -> Self:
+        """Read it.
+
+        Args:
+            since, until: of the predictions' times; `until` is left out.
+            through: the last position in the outcome stream that belongs to it; empty for all.
+
+        Raises:
+            FileNotFoundError: there is no archive, or none of that time.
+        """
+        table = read(folder, record.name, since, until)
+        if through:
+            positions: list[str] = table["position"].to_pylist()
+            table = table.slice(0, bisect_right(positions, position_key(through), key=position_key))
+        return cls(table, record.features)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    @property
+    def last(self) -> str:
+        """The position of its last outcome in the outcome stream."""
+        return self._table["position"][-1].as_py()
+
+    def outcomes(self, rows: range) -> list[Outcome]:
+        """Return the outcomes of some rows."""
+        return [outcome for _, outcome in placed(self._table.take(list(rows)), self._features)]

@@ -56,6 +56,8 @@ class Learner:
         self.record: ModelRecord = spec.record
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.scorer = Scorer(_network(spec), spec.objective).to(self.device)
+        self.network: nn.Module = self.scorer.network
+        """What is fitted: the scorer's network, or around it what lets several processes fit it together."""
         self._encoder = Encoder(self.record.features)
         self._loss = _losses(self.record)
         self._made: torch.optim.Adagrad | None = None
@@ -195,7 +197,7 @@ class Learner:
                 self.scorer.network.observe(numbers[part])
             for _ in range(settings.passes):
                 self._optimiser.zero_grad()
-                loss = self._loss(self.scorer.network(numbers[part], categories[part]), labels[part])
+                loss = self._loss(self.network(numbers[part], categories[part]), labels[part])
                 loss.backward()
                 self._optimiser.step()
         self._forget(settings.memory)

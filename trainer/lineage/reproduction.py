@@ -6,7 +6,7 @@ all versions before it did, without the waiting.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from store.artefact import digest_of
@@ -37,6 +37,9 @@ class Reproduction:
     @property
     def same(self) -> bool:
         return not self.first_different
+
+    def as_json(self) -> dict[str, object]:
+        return {**asdict(self), "same": self.same}
 
 
 async def reproduce(
