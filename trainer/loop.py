@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests); without
-    `register` the model must be on record."""
+    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests), `tell` of
+    each version that is on record; without `register` the model must be on record."""
 
     def __init__(
         self,
@@ -44,7 +44,9 @@ class Trainer:
         reached: Callable[[str], None] | None = None,
         register: bool = True,
         archiving: Archiving | None = None,
+        tell: Callable[[Version], None] | None = None,
     ) -> None:
+        self._tell = tell or _nobody
         self._spec = spec
         self._register = register
         self._model = spec.name
@@ -180,6 +182,8 @@ class Trainer:
         published = await self._store.commit(self._model, Commit(step, version, weights))
         self._reached("publish.after")
         self._learner_at = position
+        if published:
+            self._tell(published)
         if publishes and published:
             tracing.past("publish", started, self._about(published))
             before, self._version = self._version, published.number
@@ -237,8 +241,8 @@ class Trainer:
             await self._store.append([(log_stream(self._model), pack_log(Cut(f"every {seconds:g} s", time())))])
 
 
-def _nobody(_: str) -> None:
-    """Nobody watches the durable steps."""
+def _nobody(_: object) -> None:
+    """Nobody watches."""
 
 
 def _verdict(version: Version | None, learned: Learned) -> str:
