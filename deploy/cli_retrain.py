@@ -57,6 +57,7 @@ def retrain(
             return _now(model, wait_s, home, as_json)
         if scratch and from_version is not None:
             raise ValueError("--scratch begins with no version: leave --from-version out, or --scratch")
+        begin, end = _moment(since, "--since"), _moment(until, "--until")
         settings = configured(home=home, archive=archive)
         url = Home(settings.home).expect().redis_url
         import_from_here()
@@ -66,7 +67,7 @@ def retrain(
             task = progress.add_task("retraining", total=None)
             found = learn_anew(
                 settings, url, model, lambda done, of: progress.update(task, completed=done, total=of),
-                since=_moment(since, "--since"), until=_moment(until, "--until"), parent=from_version or 0,
+                since=begin, until=end, parent=from_version or 0,
                 passes=passes, workers=workers, device=device, line=line,
             )  # fmt: skip
         return print_json(found.as_json()) if as_json else say(_words(found))

@@ -6,12 +6,9 @@ Learning neither waits for MLflow nor fails with it: a server that is away costs
 import logging
 import queue
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from store.protocols import Version
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 WAITING = 1_000
@@ -38,7 +35,7 @@ class Tracking:
     def __init__(self, uri: str, model: str) -> None:
         self._uri, self._model = uri, model
         self._told: queue.Queue[Version | None] = queue.Queue(WAITING)
-        self._client: MlflowClient | None = None
+        self._client: Any = None
         self._experiment = ""
         self._newest = (0, "")
         self.missed = 0
@@ -98,7 +95,7 @@ class Tracking:
         if version.status == "published":
             self._newest = version.number, run
 
-    def _parent(self, client: "MlflowClient", version: Version) -> str:
+    def _parent(self, client: Any, version: Version) -> str:
         """The run of a version's parent; one that an earlier process logged is looked up."""
         number, run = self._newest
         if not version.parent or number == version.parent:
@@ -112,10 +109,10 @@ def tracking(uri: str, model: str) -> Tracking | Untracked:
     return Tracking(uri, model) if uri else Untracked()
 
 
-def _opened(uri: str, model: str) -> "tuple[MlflowClient, str]":
+def _opened(uri: str, model: str) -> tuple[Any, str]:
     from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra, and slow to import
 
-    client = MlflowClient(tracking_uri=uri)
+    client: Any = MlflowClient(tracking_uri=uri)
     name = f"tidemill/{model}"
     known = client.get_experiment_by_name(name)
     return client, known.experiment_id if known is not None else client.create_experiment(name)

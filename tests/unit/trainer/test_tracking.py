@@ -37,7 +37,7 @@ def test_each_version_is_a_run_with_its_parent_s(tmp_path: Path) -> None:
             tracked.tell(version)
         tracked.close(60.0)
         assert (tracked.missed, tracked.problem) == (0, "")
-    client = MlflowClient(tracking_uri=uri)
+    client: Any = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("tidemill/m")
     assert experiment is not None
     runs = {run.data.tags["tidemill.version"]: run for run in client.search_runs([experiment.experiment_id])}
@@ -76,7 +76,11 @@ def test_without_mlflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 def test_telling_does_not_wait_for_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
-    monkeypatch.setattr(Tracking, "_log", lambda self, version: let_go.wait())
+
+    def hangs(self: Tracking, version: Version) -> None:
+        let_go.wait()
+
+    monkeypatch.setattr(Tracking, "_log", hangs)
     monkeypatch.setattr(tracking, "WAITING", 5)
     tracked = Tracking("http://slow", "m")
     for number in range(1, 20):

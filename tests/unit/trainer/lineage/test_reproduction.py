@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-import trainer.learner
 from store.archive import Archive
 from store.memory import MemoryStore
 from store.names import log_stream, outcome_stream
@@ -14,11 +13,17 @@ from store.publishing import publish
 from store.records import Cut, Feedback, FeedbackBatch, Outcomes, Predictions, Served, pack_log, unpack_outcomes
 from store.spec import Learning, ModelSpec, Schedule
 from trainer.errors import Irreproducible
+from trainer.learner import Learner
 from trainer.lineage.reproduction import reproduce
 from trainer.loop import Trainer
 from trainer.testing import OneNumber
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
+
+
+def _unwanted(_: Learner) -> str:
+    return "nobody wants it"
+
 
 SPEC = ModelSpec(name="m", features=OneNumber, schedule=Schedule(seconds=None), learning=Learning(seed=3))
 ROWS = 20
@@ -69,14 +74,14 @@ async def test_a_refused_batch_is_taken_back_again(monkeypatch: pytest.MonkeyPat
     store = MemoryStore()
     await _trained(SPEC, store, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.learner.Learner, "_problem", lambda _: "somebody does not want it")
+        patch.setattr(Learner, "_problem", _unwanted)
         await _trained(SPEC, store, 2)
     versions = await _trained(SPEC, store, 3)
     assert [version.status for version in versions] == ["published", "published", "rejected", "published"]
     again = await reproduce(SPEC, store, 4)
     assert again.same
     assert again.outcomes == 3 * ROWS
-    with pytest.raises(Irreproducible, match="version 3 was rejected and has no weights: somebody does not want it"):
+    with pytest.raises(Irreproducible, match="version 3 was rejected and has no weights: nobody wants it"):
         await reproduce(SPEC, store, 3)
 
 

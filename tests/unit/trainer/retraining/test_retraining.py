@@ -16,7 +16,7 @@ from store.publishing import publish
 from store.spec import ModelSpec
 from tests.unit.trainer.retraining.simulated import DAY_1, SOURCE, archive, outcomes, spec
 from trainer.errors import Irreproducible, RetrainingError
-from trainer.learner import Learner
+from trainer.learner import NOTHING, Learner
 from trainer.lineage.reproduction import reproduce
 from trainer.retraining.course import Learnt, carry_out, shared
 from trainer.retraining.plan import Plan, planned
@@ -24,6 +24,10 @@ from trainer.retraining.publication import published
 from trainer.testing import OneNumber
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
+
+
+def _unwanted(_: Learner) -> str:
+    return "nobody wants it"
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ async def test_a_version_of_its_own_line_comes_of_it(store: MemoryStore, tmp_pat
 async def test_each_batch_is_scored_before_it_is_learned(store: MemoryStore, tmp_path: Path) -> None:
     archive(tmp_path, 300)
     plan = await planned(store, "m", folder=str(tmp_path), passes=2)
-    learner, loss, found = Learner(spec), 0.0, outcomes(300)
+    learner, loss, found, learned = Learner(spec), 0.0, outcomes(300), NOTHING
     for number, batch in enumerate(shared(300, 128, 1)):
         learned = learner.learn([found[row] for row in batch], f"0-{number}")
         loss += learned.loss * learned.rows / 300
@@ -157,8 +161,8 @@ async def test_weights_of_another_network_are_refused(store: MemoryStore, tmp_pa
 async def test_nothing_learned_is_said(store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive(tmp_path, 300)
     plan = await planned(store, "m", folder=str(tmp_path))
-    monkeypatch.setattr(Learner, "_problem", lambda _: "weights are not finite")
-    with pytest.raises(RetrainingError, match="nothing could be learned: weights are not finite"):
+    monkeypatch.setattr(Learner, "_problem", _unwanted)
+    with pytest.raises(RetrainingError, match="nothing could be learned: nobody wants it"):
         carry_out(plan, b"")
 
 
