@@ -68,8 +68,6 @@ def test_a_version_shows_what_it_comes_from(place: TestPlatform) -> None:
 def test_the_trainer_s_version_comes_out_the_same_in_another_process(place: TestPlatform) -> None:
     said = place.command("versions", "reproduce", "one", "4")
     assert "version 4 comes out the same, bit for bit (4 versions, 120 outcomes" in said
-        "versions", "reproduce", "one", "4"
-    )
     (place.folder / "one_model.py").write_text(MODEL + "\n# changed since\n")
     refused = place.command("versions", "reproduce", "one", "4", check=False)
     (place.folder / "one_model.py").write_text(MODEL)
