@@ -1,5 +1,7 @@
 """A version is learned again from its lineage, bit for bit, or refused with the reason."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,10 @@ from store.names import log_stream, outcome_stream
 from store.policy import Policy
 from store.protocols import Version
 from store.publishing import publish
-from store.records import Cut, Feedback, FeedbackBatch, Outcomes, Predictions, Served, pack_log, unpack_outcomes
+from store.records import Cut, Feedback, FeedbackBatch, Outcome, Outcomes, Predictions, Served, pack_log, unpack_outcomes
 from store.spec import Learning, ModelSpec, Schedule
 from trainer.errors import Irreproducible
-from trainer.learner import Learner
+from trainer.learner import Learned, Learner
 from trainer.lineage.reproduction import reproduce
 from trainer.loop import Trainer
 from trainer.testing import OneNumber
@@ -21,8 +23,14 @@ from trainer.testing import OneNumber
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
 
 
-def _unwanted(_: Learner) -> str:
-    return "nobody wants it"
+learn = Learner.learn
+
+
+def _refusing(self: Learner, outcomes: Sequence[Outcome], seed: str) -> Learned:
+    """Learn, and go back, as after a gate that is not passed."""
+    learned = learn(self, outcomes, seed)
+    self.undo()
+    return replace(learned, rejected="nobody wants it")
 
 
 SPEC = ModelSpec(name="m", features=OneNumber, schedule=Schedule(seconds=None), learning=Learning(seed=3))
@@ -74,7 +82,7 @@ async def test_a_refused_batch_is_taken_back_again(monkeypatch: pytest.MonkeyPat
     store = MemoryStore()
     await _trained(SPEC, store, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "_problem", _unwanted)
+        patch.setattr(Learner, "learn", _refusing)
         await _trained(SPEC, store, 2)
     versions = await _trained(SPEC, store, 3)
     assert [version.status for version in versions] == ["published", "published", "rejected", "published"]

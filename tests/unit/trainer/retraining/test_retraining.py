@@ -1,5 +1,6 @@
 """What is retrained from the archive is a version of a line of its own, the same whenever the same is asked for."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,10 +14,11 @@ from store.errors import NotFound
 from store.memory import MemoryStore
 from store.protocols import Version
 from store.publishing import publish
+from store.records import Outcome
 from store.spec import ModelSpec
 from tests.unit.trainer.retraining.simulated import DAY_1, SOURCE, archive, outcomes, spec
 from trainer.errors import Irreproducible, RetrainingError
-from trainer.learner import NOTHING, Learner
+from trainer.learner import NOTHING, Learned, Learner
 from trainer.lineage.reproduction import reproduce
 from trainer.retraining.course import Learnt, carry_out, shared
 from trainer.retraining.plan import Plan, planned
@@ -26,8 +28,14 @@ from trainer.testing import OneNumber
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
 
 
-def _unwanted(_: Learner) -> str:
-    return "nobody wants it"
+learn = Learner.learn
+
+
+def _refusing(self: Learner, outcomes: Sequence[Outcome], seed: str) -> Learned:
+    """Learn, and go back, as after a gate that is not passed."""
+    learned = learn(self, outcomes, seed)
+    self.undo()
+    return replace(learned, rejected="nobody wants it")
 
 
 @pytest.fixture
@@ -161,7 +169,7 @@ async def test_weights_of_another_network_are_refused(store: MemoryStore, tmp_pa
 async def test_nothing_learned_is_said(store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive(tmp_path, 300)
     plan = await planned(store, "m", folder=str(tmp_path))
-    monkeypatch.setattr(Learner, "_problem", _unwanted)
+    monkeypatch.setattr(Learner, "learn", _refusing)
     with pytest.raises(RetrainingError, match="nothing could be learned: nobody wants it"):
         carry_out(plan, b"")
 
