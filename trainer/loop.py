@@ -128,7 +128,8 @@ class Trainer:
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
             self.learner.restore(weights, await self._store.blob(name))
-            await self._compress(version, weights)
+            if version.status == "published":
+                await self._compress(version, weights)
         else:
             self._graph = self.learner.export()
             await self._store.put_graph(self._model, self._graph)
