@@ -10,7 +10,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_archive, cli_compress, cli_experiments, cli_import, cli_keys, cli_models, cli_place, cli_policy, detached
+from deploy import (
+    cli_archive,
+    cli_compress,
+    cli_experiments,
+    cli_import,
+    cli_keys,
+    cli_models,
+    cli_place,
+    cli_policy,
+    cli_retrain,
+    cli_versions,
+    detached,
+)
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -22,8 +34,6 @@ from deploy.cli_terminal import (
     out,
     print_json,
     read_json,
-    say,
-    table,
 )
 from deploy.home import Home
 from deploy.settings import Settings
@@ -40,9 +50,9 @@ app.add_typer(cli_experiments.app)
 app.add_typer(cli_import.app)
 app.add_typer(cli_place.app)
 app.add_typer(cli_archive.app)
+app.add_typer(cli_versions.versions_app, name="versions")
+app.add_typer(cli_retrain.app)
 app.command()(cli_compress.compress)
-
-_LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}
 
 
 @app.command()
@@ -168,51 +178,6 @@ def feedback(
         event: dict[str, Any] = {"id": prediction, "label": _label(label)} | ({"model": model} if model else {})
         answer = client.feedback([event])
         print_json(answer) if as_json else out.print("accepted")
-
-
-@app.command()
-def versions(
-    model: Model,
-    last: Annotated[int, typer.Option(help="How many.")] = 20,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List a model's newest versions."""
-    with errors(), connected(home) as client:
-        found = client.versions(model, last)
-        if as_json:
-            return print_json(found)
-        out.print(table(("version", "status", "outcomes", *_LOSSES.values(), "because of"), map(_version_row, found)))
-
-
-def _version_row(version: dict[str, Any]) -> tuple[str, ...]:
-    losses = [f"{version['metrics'][key]:.4f}" if key in version["metrics"] else "" for key in _LOSSES]
-    state = version["status"] + (f": {version['reason']}" if version["reason"] else "")
-    return str(version["number"]), state, str(version["outcomes"]), *losses, _origin(version)
-
-
-def _origin(version: dict[str, Any]) -> str:
-    """Why a version was made: what ended its micro-batch, or what the one who imported it said."""
-    lineage: dict[str, Any] = version["lineage"]
-    if "sha256" not in lineage:
-        return lineage.get("cut", "")
-    return f"imported: {lineage['why']}" if lineage.get("why") else f"imported from {lineage['producer'] or 'an ONNX file'}"
-
-
-@app.command()
-def retrain(
-    model: Model,
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait until every replica has it; 0: do not.")] = 30.0,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Learn now from every label that has come so far."""
-    with errors(), connected(home) as client:
-        answer = client.retrain(model, wait_s)
-        if as_json:
-            return print_json(answer)
-        version = f" version {answer['version']}" if answer["verdict"] == "published" else ""
-        say(f"{answer['verdict']}{version} ({answer.get('outcomes', 0)} outcomes)")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -63,6 +64,12 @@ def errors() -> Generator[None]:
         raise typer.Exit(1) from None
 
 
+def import_from_here() -> None:
+    """Let users' modules be imported from where the command is called, as the platform imports them from where it started."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def say(text: str) -> None:
     """Print words that may hold anything: what looks like markup is not."""
     out.print(Text(text), soft_wrap=True)
@@ -106,6 +113,18 @@ def refuse_beside_file(context: typer.Context, *kept: str) -> None:
         source = context.get_parameter_source(name)
         if name not in ("file", "model", "home", "as_json", *kept) and source is not None and source.name == "COMMANDLINE":
             raise ValueError(f"--file says everything: leave --{name.replace('_', '-')} out")
+
+
+def refuse_without(context: typer.Context, option: str, *kept: str) -> None:
+    """Refuse options that mean nothing without another one.
+
+    Raises:
+        ValueError: one was given that is not of `kept`.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in ("model", "home", "as_json", *kept) and source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} means nothing without {option}")
 
 
 def print_json(content: Any) -> None:

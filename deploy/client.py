@@ -97,6 +97,9 @@ class Client:
     def versions(self, model: str, last: int = 20) -> list[dict[str, Any]]:
         return self._call("GET", f"/admin/models/{model}/versions", params={"last": last})["versions"]
 
+    def version(self, model: str, number: int) -> dict[str, Any]:
+        return self._call("GET", f"/admin/models/{quote(model, safe='')}/versions/{number}")
+
     def import_version(self, model: str, content: bytes, **how: str) -> dict[str, Any]:
         """Publish an ONNX file as a version; `how`: line, output, objective, classes, why."""
         headers = {"content-type": "application/octet-stream"}

@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     traces: Collector = ""
     """Where to send traces: a collector of OTLP over HTTP, such as http://collector:4318; empty: nowhere."""
     log_format: LogFormat = "text"
+    mlflow_uri: str = ""
+    """Where each version is logged as a run, MLflow's tracking URI such as sqlite:////var/lib/mlflow.db; empty: nowhere."""
     haproxy: bool | None = None
     """None: where it is to be had."""
     trainer_gpus: float = Field(default=0.0, ge=0)
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
 
     @property
     def telemetry(self) -> Telemetry:
-        return Telemetry(traces=self.traces, log_format=self.log_format)
+        return Telemetry(traces=self.traces, log_format=self.log_format, tracking=self.mlflow_uri)
 
     @property
     def needs_key(self) -> bool:

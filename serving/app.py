@@ -157,6 +157,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         _route(f"{model}/experiments/{{name}}/{{action}}", "POST", replica, guard(experiments.act)),
         _route(f"{model}/off-policy/{{variant}}", "GET", replica, view(experiments.off_policy)),
         _route(f"{model}/versions", "GET", replica, view(operators.versions)),
+        _route(f"{model}/versions/{{number}}", "GET", replica, view(operators.version)),
         _route(f"{model}/versions", "POST", replica, guard(imports.create)),
         _route(f"{model}/versions/{{number}}/promote", "POST", replica, guard(experiments.promote_version)),
         _route(f"{model}/variants/{{variant}}/placement", "GET", replica, view(placements.show)),

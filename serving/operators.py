@@ -29,6 +29,9 @@ from store.spec import ModelRecord, Schedule
 CALLER = "tidemill.caller"
 """Where a request's scope says who sends it."""
 
+_LONG = {"golden", "label_times"}
+"""Of a version's record, what no operator reads."""
+
 _POLL_S = 0.002
 _ROLES = ("replica", "trainer", "controller", "joiner", "supervisor", "host")
 
@@ -119,7 +122,15 @@ class Operators:
         if last is None or not 1 <= last <= 10_000:
             raise Invalid("last: a number from 1 to 10000")
         versions = await self.store.versions(self.model(request), last)
-        return answer({"versions": [version.model_dump(exclude={"golden", "label_times"}) for version in versions]})
+        return answer({"versions": [version.model_dump(exclude=_LONG) for version in versions]})
+
+    async def version(self, request: Request) -> Response:
+        """One version's record: what it comes from."""
+        number = whole_number(request.path_params["number"])
+        if not number:
+            raise Invalid("the version is a number, such as /versions/12")
+        version = await self.store.version(self.model(request), number)
+        return answer(version.model_dump(exclude=_LONG))
 
     async def retrain(self, request: Request) -> Response:
         """End the current micro-batch; answer when every replica runs what was learned from all labels before this call."""

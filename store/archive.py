@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 
 from store.errors import ArchiveBusy
 from store.protocols import START, position_key
-from store.records import Outcome
+from store.records import Label, Outcome, Vote
 from store.schema import FeatureField, Schema, Value
 
-FORMAT = "1"
+FORMAT = "2"
 """Of the columns; it stands in each file's metadata under `tidemill.format`."""
 
 PREFIX = "x_"
@@ -53,12 +53,14 @@ def columns(features: Schema, text_labels: bool) -> Any:
         text_labels: labels are the names of classes; else numbers.
     """
     label = pa.string() if text_labels else pa.float64()
+    votes = pa.list_(pa.struct([("label", label), ("source", pa.string()), ("confidence", pa.float64())]))
     fixed: list[tuple[str, pa.DataType]] = [
         ("position", pa.string()), ("place", pa.int64()), ("id", pa.string()), ("unit", pa.string()),
         ("output", pa.list_(pa.float64())), ("label", label), ("kind", pa.string()), ("final", pa.bool_()),
         ("source", pa.string()), ("confidence", pa.float64()), ("predicted_at", _MOMENT), ("labelled_at", _MOMENT),
         ("received_at", _MOMENT), ("variant", pa.string()), ("version", pa.int64()), ("propensity", pa.float64()),
         ("experiments", pa.list_(pa.string())), ("latency_s", pa.float64()), ("epoch", pa.int64()),
+        ("replaces", label), ("votes", votes), ("learned", votes),
     ]  # fmt: skip
     own = [(PREFIX + field.name, _TYPES[field.kind]) for field in features.fields]
     metadata = {"tidemill.format": FORMAT, "tidemill.features": features.model_dump_json()}
@@ -161,7 +163,7 @@ class Archive:
             [outcome.id for outcome in outcomes],
             [outcome.unit for outcome in outcomes],
             [outcome.output for outcome in outcomes],
-            [str(outcome.label) if self._text_labels else float(outcome.label) for outcome in outcomes],
+            [self._label(outcome.label) for outcome in outcomes],
             [outcome.kind for outcome in outcomes],
             [outcome.final for outcome in outcomes],
             [outcome.source for outcome in outcomes],
@@ -180,6 +182,9 @@ class Archive:
             [list(arm.experiments) for arm in served],
             [arm.latency_s for arm in served],
             [arm.epoch for arm in served],
+            [None if outcome.replaces is None else self._label(outcome.replaces) for outcome in outcomes],
+            [self._votes(outcome.votes) for outcome in outcomes],
+            [self._votes(outcome.learned) for outcome in outcomes],
         ]
         for index, field in enumerate(self._features.fields):
             # What was predicted before a feature was added has none.
@@ -187,6 +192,12 @@ class Archive:
             values.append(_feature(field, [row[index] if index < len(row) else None for row in rows]))
         arrays = [pa.array(column, kind) for column, kind in zip(values, self._columns.types, strict=True)]
         return pa.Table.from_arrays(arrays, schema=self._columns)
+
+    def _label(self, label: Label) -> Label:
+        return str(label) if self._text_labels else float(label)
+
+    def _votes(self, votes: Iterable[Vote]) -> list[dict[str, Any]]:
+        return [{"label": self._label(vote.label), "source": vote.source, "confidence": vote.confidence} for vote in votes]
 
 
 def read(folder: Path, model: str, since: datetime | None = None, until: datetime | None = None) -> Any:
@@ -212,7 +223,7 @@ def read(folder: Path, model: str, since: datetime | None = None, until: datetim
     table: Any = ds.dataset([str(path) for path in paths], schema=schema, format="parquet").to_table(filter=wanted)
     places = zip(table["position"].to_pylist(), table["place"].to_pylist(), strict=True)
     keys = [(position_key(position), place) for position, place in places]
-    return table.take(sorted(range(len(keys)), key=keys.__getitem__))
+    return table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64()))  # also where there are none
 
 
 class Day(NamedTuple):

@@ -66,6 +66,8 @@ async def publish_answered(
     tolerance: float | None = None,
     audit: bytes = b"",
     at: str | None = None,
+    outcomes: int = 0,
+    metrics: Mapping[str, float] | None = None,
 ) -> Version:
     """Publish likewise, where a process of its own has answered the golden inputs; nothing of the graph runs in this one.
 
@@ -75,6 +77,7 @@ async def publish_answered(
         tolerance: how far a replica's answers may lie from `scores`; None for float32's own.
         audit: a record of it, kept in the same step; the version's number stands for NUMBER in it.
         at: where the line's consumer was when this was decided; None for where it is.
+        outcomes: that it was learned from, and `metrics` what is measured of it.
 
     Raises:
         Fenced: another version was put on the line meanwhile.
@@ -92,6 +95,8 @@ async def publish_answered(
         graph=graph.digest,
         weights=digest_of(weights),
         spec=spec,
+        outcomes=outcomes,
+        metrics=dict(metrics or {}),
         golden=tuple(tuple(row) for row in scores.tolist()),
         tolerance=TOLERANCE * max(1.0, float(np.abs(scores).max(initial=0.0))) if tolerance is None else tolerance,
         lineage=dict(lineage),

@@ -1,4 +1,5 @@
-"""What operators see of a process beside its metrics: where its traces go, and what its log looks like."""
+"""What operators see of a process beside its metrics: where its traces and versions go, and what its log looks
+like."""
 
 import re
 from typing import Annotated
@@ -25,6 +26,8 @@ class Telemetry(BaseModel):
 
     traces: Collector = ""
     log_format: logs.LogFormat = "text"
+    tracking: str = ""
+    """Where trainers log a run for each version: MLflow's tracking URI; empty: nowhere."""
 
     def check(self) -> None:
         """Raise TracesUnavailable where traces are asked for that cannot be sent."""

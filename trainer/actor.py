@@ -21,6 +21,7 @@ from store.spec import load_spec
 from store.telemetry import QUIET, Telemetry
 from trainer.archiving import NO_ARCHIVE, ArchiveSettings, Archiving, archived
 from trainer.errors import TrainerError
+from trainer.tracking import tracking
 
 if TYPE_CHECKING:
     from trainer.loop import Trainer
@@ -49,6 +50,7 @@ class TrainerActor:
     ) -> None:
         self._model, self._source, self._seed, self._archive = model, source, seed, archive
         self._archiving: Archiving | None = None
+        self._tracking = tracking(telemetry.tracking, model)
         telemetry.start("trainer", model)
         self._url, self._prefix = redis_url, prefix
         self._problem = STARTING
@@ -85,7 +87,7 @@ class TrainerActor:
         try:
             async with archived(spec.record, store, self._archive) as self._archiving:  # pyright: ignore[reportArgumentType]
                 # Who removes a model takes it off the record, and a trainer that has not heard of it must not put it back.
-                trainer = Trainer(spec, store, register=False, archiving=self._archiving)  # pyright: ignore[reportArgumentType]
+                trainer = Trainer(spec, store, register=False, archiving=self._archiving, tell=self._tracking.tell)  # pyright: ignore[reportArgumentType]
                 await self._learn(trainer)
         finally:
             self._trainer = self._archiving = None
@@ -115,6 +117,7 @@ class TrainerActor:
         while True:
             trainer, progress = self._trainer, dict[str, object]()
             away = {"trainer": self._problem} if self._problem else {}
+            away |= {"tracking": self._tracking.problem} if self._tracking.problem else {}
             if (archiving := self._archiving) is not None:
                 progress["archived"] = archiving.at
                 away |= {"archive": archiving.problem} if archiving.problem else {}

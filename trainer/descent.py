@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -47,6 +48,8 @@ class Descent:
         self._record, self._settings, self._device = record, record.learning, device
         self._scorer = scorer
         self._network: nn.Module = scorer.get_submodule("network")
+        self.fitted = self._network
+        """What steps are taken with: the network, or around it what lets several processes fit it together."""
         self._trained = _trained(record, scorer)
         self._loss = loss_of(record).to(device)
         self._made: torch.optim.Optimizer | None = None
@@ -63,12 +66,15 @@ class Descent:
             self._made = optimiser_of(self._settings, self._trained.values(), self._device)
         return self._made
 
-    def fit(self, rows: Rows, kept: Rows, draw: np.random.Generator) -> None:
-        """Learn a micro-batch, and offer the rows that may be `kept` to the replay; the network is in training mode."""
-        settings = self._settings
+    def fit(self, rows: Rows, kept: Rows, outcomes: int, draw: np.random.Generator) -> None:
+        """Learn a micro-batch of so many outcomes, and offer the rows that may be `kept` to the replay; the network is in
+        training mode."""
+        settings, size = self._settings, self._settings.rows
+        if len(rows) != outcomes:  # as many steps as for plain labels: several workers take theirs together
+            size = max(1, math.ceil(len(rows) / math.ceil(outcomes / size)))
         self._loss.observe(rows.labels)
-        for start in range(0, len(rows), settings.rows):
-            part = rows.part(slice(start, start + settings.rows))
+        for start in range(0, len(rows), size):
+            part = rows.part(slice(start, start + size))
             if isinstance(self._network, TabularNetwork):
                 self._network.observe(part.numbers)
             for _ in range(settings.passes):
@@ -80,7 +86,7 @@ class Descent:
 
     def loss(self, rows: Rows) -> Tensor:
         """Return a step's loss: the mean over its rows, weighed where they have weights."""
-        logits = self._network(rows.numbers, rows.categories)
+        logits = self.fitted(rows.numbers, rows.categories)
         if rows.weights is None:
             return self._loss.mean(logits, rows.labels)
         return (self._loss(logits, rows.labels) * rows.weights).mean()

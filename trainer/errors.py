@@ -3,8 +3,10 @@
 TrainerError
 ├── ExportError       the network cannot be exported as a graph with external weights
 ├── CheckpointError   a checkpoint that does not fit the log, or cannot be read
-└── CompressionError  a version cannot be compressed
-    └── NotApplicable by this method: its network, or what was logged, does not allow it
+├── CompressionError  a version cannot be compressed
+│   └── NotApplicable by this method: its network, or what was logged, does not allow it
+├── Irreproducible    a version cannot be learned again with the same result
+└── RetrainingError   nothing can be retrained from the archive as asked
 """
 
 
@@ -26,3 +28,11 @@ class CompressionError(TrainerError):
 
 class NotApplicable(CompressionError):
     """A method does not apply to a version; the text says why."""
+
+
+class Irreproducible(TrainerError):
+    """A version cannot be learned again here with the same result; the text names each reason."""
+
+
+class RetrainingError(TrainerError):
+    """What was asked for cannot be retrained from the archive; the text says why."""

@@ -47,6 +47,12 @@ class Learned:
     label_times: tuple[float, ...] = ()
     lineage: dict[str, str] = field(default_factory=dict[str, str])
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a version says of itself; a batch that only corrected others has no loss of its own."""
+        found = {"loss": self.loss, "recent_loss": self.recent_loss}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
 
 NOTHING = Learned(0, 0.0, 0.0)
 
@@ -101,7 +107,7 @@ class Learner:
             if not self._teaching.plain(outcomes):
                 taught, kept = self._taught(outcomes, rows), rows.at(judged)
             self.scorer.train()
-            self.descent.fit(taught, kept, np.random.default_rng(number % 2**64))
+            self.descent.fit(taught, kept, len(outcomes), np.random.default_rng(number % 2**64))
             self.scorer.eval()
             problem = self._problem()
         except (RuntimeError, ValueError) as error:

@@ -8,12 +8,9 @@ fenced by the position it starts from, so that of two trainers of one model only
 
 import asyncio
 import json
-import platform
 from collections.abc import Callable
 from time import time
 from typing import TYPE_CHECKING
-
-import torch
 
 from store import tracing
 from store.artefact import digest_of
@@ -27,6 +24,7 @@ from store.spec import ModelSpec, Schedule
 from trainer.archiving import Archiving
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
+from trainer.lineage.environment import lineage_of
 from trainer.retention import forget
 
 if TYPE_CHECKING:
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
 
 
 class Trainer:
-    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests); without
-    `register` the model must be on record."""
+    """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests), `tell` of
+    each version that is on record; without `register` the model must be on record."""
 
     def __init__(
         self,
@@ -46,7 +44,9 @@ class Trainer:
         reached: Callable[[str], None] | None = None,
         register: bool = True,
         archiving: Archiving | None = None,
+        tell: Callable[[Version], None] | None = None,
     ) -> None:
+        self._tell = tell or _nobody
         self._spec = spec
         self._register = register
         self._model = spec.name
@@ -75,6 +75,7 @@ class Trainer:
         else:
             await self._check_declared()
         self.learner = Learner(self._spec)
+        self._lineage = lineage_of(self._spec, self.learner.device.type)
         await self.refresh()
         await self._joining.start()
         await self._resume_learner()
@@ -122,16 +123,25 @@ class Trainer:
         await refuse_if_ahead(self._store, self._outcomes, position, f"learner of model '{self._model}'")
         self._learner_at = position
         if state:
-            self._version = (await self._store.snapshot(self._model)).channels[f"{MAIN}@latest"]
-            version = await self._store.version(self._model, self._version)
+            version = await self._learned_last()
+            self._version = version.number
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
             self.learner.restore(weights, await self._store.blob(name))
-            await self._compress(version, weights)
+            if version.status == "published":
+                await self._compress(version, weights)
         else:
             self._graph = self.learner.export()
             await self._store.put_graph(self._model, self._graph)
             await self._commit(Cut("start", time(), START), START, NOTHING)
+
+    async def _learned_last(self) -> Version:
+        """The version that the learner's state belongs to, also where it has been taken back since: that unlearns nothing."""
+        for last in (100, 2**31):
+            for version in await self._store.versions(self._model, last):
+                if version.line == MAIN and version.weights:
+                    return version
+        raise NotFound(f"model '{self._model}' has a learner's state and no version that it belongs to")
 
     async def _catch_up(self) -> None:
         """Learn what was joined before this trainer started; from then on outcomes go straight from join to learner."""
@@ -173,6 +183,8 @@ class Trainer:
         published = await self._store.commit(self._model, Commit(step, version, weights))
         self._reached("publish.after")
         self._learner_at = position
+        if published:
+            self._tell(published)
         if publishes and published:
             tracing.past("publish", started, self._about(published))
             before, self._version = self._version, published.number
@@ -210,10 +222,10 @@ class Trainer:
             weights=digest_of(weights) if good else "",
             spec=self._spec.record.digest,
             outcomes=learned.rows,
-            metrics={"loss": learned.loss, "recent_loss": learned.recent_loss} if good else {},
+            metrics=learned.metrics if good else {},
             label_times=learned.label_times,
             golden=self.learner.golden(self._graph) if good else (),
-            lineage={"cut": cut.reason, "torch": torch.__version__, "machine": platform.machine(), **learned.lineage},
+            lineage={"cut": cut.reason, **self._lineage, **learned.lineage},
         )
 
     def _until_cut(self) -> float:
@@ -230,8 +242,8 @@ class Trainer:
             await self._store.append([(log_stream(self._model), pack_log(Cut(f"every {seconds:g} s", time())))])
 
 
-def _nobody(_: str) -> None:
-    """Nobody watches the durable steps."""
+def _nobody(_: object) -> None:
+    """Nobody watches."""
 
 
 def _verdict(version: Version | None, learned: Learned) -> str:

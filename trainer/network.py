@@ -6,7 +6,7 @@ operations and one gather, and the whole state is small. Feature statistics are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import cast
 
@@ -36,17 +36,17 @@ class Standardise(nn.Module):
         self.register_buffer("count", torch.zeros(numbers, dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("variance", torch.ones(numbers))
+        self.pooled: Callable[[Tensor], Tensor] = _alone
+        """From the moments of the rows that are here to those of all rows, where several learn together."""
 
     @torch.no_grad()
     def observe(self, numbers: Tensor) -> None:
-        """Take in the rows of `numbers`, float32 [n, k] with NaN for missing (Chan's merge of mean and variance)."""
-        values = numbers.double()
-        known = ~values.isnan()
-        new = known.sum(0).double()
-        # Columns that nobody filled in divide by one and weigh nothing.
-        divisor = new.clamp(min=1.0)
-        mean = values.nan_to_num(0.0).sum(0) / divisor
-        variance = torch.where(known, values - mean, 0.0).square().sum(0) / divisor
+        """Take in the rows of `numbers`, float32 [n, k] with NaN for missing."""
+        self.merge(*self.pooled(moments(numbers)))
+
+    @torch.no_grad()
+    def merge(self, new: Tensor, mean: Tensor, variance: Tensor) -> None:
+        """Take in what `moments` says of some rows (Chan's merge of mean and variance)."""
         total = self.count + new
         share = new / total.clamp(min=1.0)
         delta = mean - self.mean.double()
@@ -62,6 +62,35 @@ class Standardise(nn.Module):
         scaled = (numbers - self.mean) / torch.sqrt(self.variance + TINY_VARIANCE)
         known = torch.where(missing, 0.0, scaled.clamp(-CLIP, CLIP))
         return torch.cat([known, missing.to(numbers.dtype)], dim=1)
+
+
+def moments(numbers: Tensor) -> Tensor:
+    """Return float64 [3, k] of rows, float32 [n, k] with NaN for missing: how many are known, their mean and variance."""
+    values = numbers.double()
+    known = ~values.isnan()
+    count = known.sum(0).double()
+    # Columns that nobody filled in divide by one and weigh nothing.
+    divisor = count.clamp(min=1.0)
+    mean = values.nan_to_num(0.0).sum(0) / divisor
+    variance = torch.where(known, values - mean, 0.0).square().sum(0) / divisor
+    return torch.stack([count, mean, variance])
+
+
+def pool(parts: Sequence[Tensor]) -> Tensor:
+    """Return the `moments` of rows from those of their parts (Chan's merge)."""
+    count, mean, variance = parts[0]
+    for more, its_mean, its_variance in parts[1:]:
+        total = count + more
+        share = more / total.clamp(min=1.0)
+        delta = its_mean - mean
+        mean = mean + share * delta
+        variance = (1 - share) * variance + share * its_variance + share * (1 - share) * delta.square()
+        count = total
+    return torch.stack([count, mean, variance])
+
+
+def _alone(own: Tensor) -> Tensor:
+    return own
 
 
 class TabularNetwork(nn.Module):
