@@ -2,8 +2,9 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from store.artefact import pack_weights
 from store.encoding import Encoded, Encoder
 from store.protocols import Graph
 from store.records import Outcome
+from store.schema import Row
 from store.spec import ModelRecord, ModelSpec
 from trainer.errors import CheckpointError
 from trainer.export import Rehearsal, Scorer, export
@@ -29,7 +31,8 @@ class Learned:
     """What a micro-batch did. `loss` is progressive: measured on each row before the learner has seen its label.
 
     `rejected` says why the batch's result may not be published; the learner is then as it was before the batch.
-    `label_times` is a small picture of when the labels were received.
+    `label_times` is a small picture of when the labels were received. `goes_on`: it is rejected, and the learner keeps what it
+    learned all the same. `evidence`: by gate, what was found.
     """
 
     rows: int
@@ -37,6 +40,8 @@ class Learned:
     recent_loss: float
     rejected: str = ""
     label_times: tuple[float, ...] = ()
+    goes_on: bool = False
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 NOTHING = Learned(0, 0.0, 0.0)
@@ -103,10 +108,10 @@ class Learner:
             problem, loss = f"learning failed: {str(error).splitlines()[0][:300]}", float("nan")
         if problem:
             self.undo()
-            return Learned(len(outcomes), loss, self._recent_loss, problem, received)
+            return Learned(len(outcomes), loss, self.recent_loss, problem, received)
         weight = self._recent[1] * RECENT + len(outcomes)
         self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(outcomes)) / weight, weight)
-        return Learned(len(outcomes), loss, self._recent_loss, "", received)
+        return Learned(len(outcomes), loss, self.recent_loss, "", received)
 
     def undo(self) -> None:
         """Be as before the last batch, bit for bit."""
@@ -114,17 +119,35 @@ class Learner:
         tensors, self._recent = self._before
         self._restore(tensors)
 
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        return self._encoder.encode(rows)
+
+    @torch.no_grad()
+    def score(self, encoded: Encoded) -> np.ndarray:
+        """Return scores, float32 [rows, outputs], as a version of this moment answers."""
+        self.scorer.eval()
+        return self.scorer(*self._inputs(encoded)).cpu().numpy()
+
+    @torch.no_grad()
+    def score_before(self, encoded: Encoded) -> np.ndarray:
+        """Likewise, as the learner was before the last batch."""
+        assert self._before is not None, "no batch was learned"
+        self.scorer.eval()
+        before = {name: tensor for name, tensor in self._before[0].items() if name in self.scorer.state_dict()}
+        return torch.func.functional_call(self.scorer, before, self._inputs(encoded)).cpu().numpy()
+
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""
-        return pack_weights(self._shipped())
+        return pack_weights(self.shipped())
 
     def golden(self, graph: Graph) -> tuple[tuple[float, ...], ...]:
         """Answer the graph's golden inputs with ONNX Runtime, as a replica will."""
         if self._rehearsal is None or self._rehearsal.digest != graph.digest:
             self._rehearsal = Rehearsal(graph)
-        return self._rehearsal.scores(self._shipped())
+        return self._rehearsal.scores(self.shipped())
 
-    def _shipped(self) -> dict[str, np.ndarray]:
+    def shipped(self) -> dict[str, np.ndarray]:
+        """The tensors that a version ships."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.scorer.weights().items()}
 
     def checkpoint(self) -> bytes:
@@ -152,7 +175,7 @@ class Learner:
         self._recent = (mean, weight)
 
     @property
-    def _recent_loss(self) -> float:
+    def recent_loss(self) -> float:
         return self._recent[0]
 
     def _tensors(self, copy: bool = False) -> dict[str, Tensor]:
