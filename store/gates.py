@@ -60,12 +60,12 @@ class Gates(BaseModel):
             that, beyond doubt, is rejected. None: no such gate, and no recent outcomes are kept for it.
         rows: how many recent outcomes versions are judged on.
         min_rows: how many there must be at least; before that only what needs none is judged.
-        patience: after so many outcomes that were not learned, and at least three batches, the world may have changed: from then
-            on those are the recent outcomes. This is what a sudden drift costs, and how long a flood of wrong labels is withstood.
-        alpha: the chance that a gate on quality, slices or calibration ever rejects a version that is within its margin, over all
-            versions of the model together.
+        patience: after so many outcomes that were not learned, and at least three batches, the world may have changed: from
+            then on those are the recent outcomes. This is what a sudden drift costs, and how long wrong labels are withstood.
+        alpha: the chance that a gate on quality, slices or calibration ever rejects a version that is within its margin, over
+            all versions of the model together.
         calibration: the largest expected calibration error (binary and multiclass), None: any.
-        slices: like `quality`, for rows of one value of a feature: of `ModelSpec.slices`, and with `found_slices` of every feature.
+        slices: like `quality`, for rows of one value of a feature: of `ModelSpec.slices`, and with `found_slices` of every one.
         behaviour: what scores must do on recent rows when a feature changes.
         broken: the share of recent rows on which a declared behaviour may be missed.
         latency_ms: the longest median time for `latency_rows` rows, by ONNX Runtime on this trainer's machine.
@@ -113,5 +113,5 @@ class Gates(BaseModel):
                 if features[name] in ("timestamp", "vector"):
                     return f"'{name}' is a {features[name]}, which no declared value can stand in for"
             if isinstance(test, Direction) and bool(classes) != (test.of in classes):
-                return f"the direction of '{test.feature}' needs of=, " + (f"one of {', '.join(classes)}" if classes else "empty")
+                return f"the direction of '{test.feature}' is of one class, of={test.of!r}: there are {list(classes) or 'none'}"
         return "min_rows is more than rows" if self.min_rows > self.rows else ""

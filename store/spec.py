@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from store.errors import ModelExists, SpecError
 from store.gates import Gates
 from store.keys import Limits
-from store.schema import Schema, schema_of
+from store.schema import Kind, Schema, schema_of
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
 Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
@@ -215,7 +215,7 @@ class ModelSpec:
         known = [one.name for one in record.features.fields]
         if unknown := [name for name in self.slices if name not in known]:
             raise SpecError(f"model '{self.name}': slices: there is no feature '{unknown[0]}' among {', '.join(known)}")
-        kinds = {one.name: one.kind for one in record.features.fields}
+        kinds: dict[str, Kind] = {one.name: one.kind for one in record.features.fields}
         if unfit := self.gates.error(kinds, self.classes if self.objective == "multiclass" else ()):
             raise SpecError(f"model '{self.name}': gates: {unfit}")
         if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):

@@ -26,9 +26,9 @@ class Reliability:
     def at_least(self, alpha: float) -> float:
         """A lower bound of the calibration error, at level `alpha`.
 
-        In a bin of n rows that are calibrated the gap is still about normal with variance p(1 - p)/n, of which the mean absolute
-        value is sqrt(2/pi) deviations: that much, and z deviations of the sum, chance alone may show. Taken off for every bin,
-        it is taken off too often where gaps are real, so small samples fail nothing.
+        In a bin of n rows that are calibrated the gap is still about normal with variance p(1 - p)/n, of which the mean
+        absolute value is sqrt(2/pi) deviations: that much, and z deviations of the sum, chance alone may show. Taken off for
+        every bin, it is taken off too often where gaps are real, so small samples fail nothing.
         """
         smoothed = (self.true * self.rows + 0.5) / (self.rows + 1.0)
         shares = self.rows / self.rows.sum()
@@ -72,8 +72,9 @@ class Calibration:
     def judge(self, case: Case) -> Finding:
         bound = case.settings.calibration or 0.0
         found = reliability(case.labels, case.scores)
-        evidence = {"error": found.error, "surely": found.at_least(case.alpha), "reliability": found.table()}
-        if evidence["surely"] <= bound:
+        surely = found.at_least(case.alpha)
+        evidence = {"error": found.error, "surely": surely, "reliability": found.table()}
+        if surely <= bound:
             return Finding(evidence=evidence)
         # Where the last good state is no better there is nothing to go back to.
         back = self._before(case, case.score_before).at_least(case.alpha) <= bound

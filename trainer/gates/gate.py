@@ -49,8 +49,8 @@ class Case:
 
     @property
     def alpha(self) -> float:
-        """This judgement's part of `Gates.alpha`: alpha/(k(k + 1)) for the k-th sums up to alpha over all there will ever be, so
-        that a union bound holds however many versions are watched, and however they depend on each other."""
+        """This judgement's part of `Gates.alpha`: alpha/(k(k + 1)) for the k-th sums up to alpha over all there will ever be,
+        so that a union bound holds however many versions are watched, and however they depend on each other."""
         return self.settings.alpha / (self.number * (self.number + 1))
 
 

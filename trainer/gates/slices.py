@@ -1,10 +1,10 @@
 """No group of rows may get worse, though all together do not: declared slices, and every feature's commonest values.
 
-A slice is the rows of one value of one feature, or a quarter of a number's range. All of them are looked at, each at its part of
-the level (Bonferroni), so that a spec with many features rejects no more good versions than one with few.
+A slice is the rows of one value of one feature, or a quarter of a number's range. All of them are looked at, each at its part
+of the level (Bonferroni), so that a spec with many features rejects no more good versions than one with few.
 
-Simpson's paradox is said in words, as evidence: a version may be better overall and yet worse for most of the values of a feature.
-With paired rows it cannot be worse for all of them; between batches, whose mix differs, it can (`paradox`).
+Simpson's paradox is said in words, as evidence: a version may be better overall and yet worse for most of the values of a
+feature. With paired rows it cannot be worse for all of them; between batches, whose mix differs, it can (`paradox`).
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from store.schema import FeatureField, Value
-from trainer.gates.gate import Case, Finding, enough, surely_above, allowance
+from trainer.gates.gate import Case, Finding, allowance, enough, surely_above
 
 VALUES = 8
 """How many of a feature's values are looked at, the commonest first."""

@@ -1,8 +1,8 @@
 """Recent outcomes, and the last good state's losses on them: what versions are judged on.
 
-Batches that were learned and batches that were not are kept apart. Where too much in a row is not learned the world has changed,
-or somebody lies all the time: then what was not learned becomes the recent outcomes, and the new regime is judged by itself.
-All of it follows from the outcome stream, given the stretches of it that are in the window and the losses.
+Batches that were learned and batches that were not are kept apart. Where too much in a row is not learned the world has
+changed, or somebody lies all the time: then what was not learned becomes the recent outcomes, and the new regime is judged by
+itself. All of it follows from the outcome stream, given the stretches of it that are in the window and the losses.
 """
 
 from collections import deque
@@ -110,8 +110,8 @@ class Window:
         if not self.skipped:
             self._kept["skipped"].clear()
             self._skipped_batches = 0
-        moves = self.since_anchor >= self._settings.rows // 2 or not self.anchored
-        return self._anchor(losses) if moves and not self.skipped else False
+        moves = self.since_anchor >= self._settings.rows // 2 and not self.skipped
+        return self._anchor(losses) if moves or not self.anchored else False
 
     def state(self) -> WindowState:
         return WindowState(
@@ -158,7 +158,9 @@ class Window:
         return True
 
     def _stretches(self) -> list[Stretch]:
-        kinds = [(batch.serial, kind, batch) for kind, batches in self._kept.items() for batch in batches]
+        kinds: list[tuple[int, Kind, Batch]] = []
+        for kind, batches in self._kept.items():
+            kinds += [(batch.serial, kind, batch) for batch in batches]
         found: list[Stretch] = []
         last = -1
         for serial, kind, batch in sorted(kinds, key=lambda one: one[0]):
