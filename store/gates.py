@@ -112,6 +112,6 @@ class Gates(BaseModel):
                     return f"'{name}' is a {features[name]}: only a number can be changed by an amount"
                 if features[name] in ("timestamp", "vector"):
                     return f"'{name}' is a {features[name]}, which no declared value can stand in for"
-            if isinstance(test, Direction) and bool(classes) != (test.of in classes):
+            if isinstance(test, Direction) and test.of not in (classes or ("",)):
                 return f"the direction of '{test.feature}' is of one class, of={test.of!r}: there are {list(classes) or 'none'}"
         return "min_rows is more than rows" if self.min_rows > self.rows else ""

@@ -91,7 +91,7 @@ class Window:
         return [batch for batch in self._kept["learned"] if batch.reference is not None]
 
     def add(self, batch: Batch, kind: Kind, losses: Losses) -> bool:
-        """Take in a batch that was judged; return whether the last good state is now another one.
+        """Take in a batch that was judged; return whether versions are judged on other losses from now on.
 
         Args:
             losses: of the learner as it is after the verdict.
@@ -105,7 +105,8 @@ class Window:
                 return False
             self._kept = {"learned": self._kept["skipped"], "skipped": deque()}
             self.skipped = self._skipped_batches = 0
-            return self._anchor(losses)
+            self._anchor(losses)
+            return True
         self.skipped = max(0, self.skipped - len(batch.rows))
         if not self.skipped:
             self._kept["skipped"].clear()
@@ -158,17 +159,16 @@ class Window:
         return True
 
     def _stretches(self) -> list[Stretch]:
-        kinds: list[tuple[int, Kind, Batch]] = []
-        for kind, batches in self._kept.items():
-            kinds += [(batch.serial, kind, batch) for batch in batches]
+        learned = {batch.serial for batch in self._kept["learned"]}
         found: list[Stretch] = []
         last = -1
-        for serial, kind, batch in sorted(kinds, key=lambda one: one[0]):
-            if found and found[-1].kind == kind and serial == last + 1:
+        for batch in sorted(chain(*self._kept.values()), key=lambda batch: batch.serial):
+            kind: Kind = "learned" if batch.serial in learned else "skipped"
+            if found and found[-1].kind == kind and batch.serial == last + 1:
                 found[-1] = found[-1].model_copy(update={"to": batch.position})
             else:
                 found.append(Stretch(kind=kind, after=batch.after, to=batch.position))
-            last = serial
+            last = batch.serial
         return found
 
 
