@@ -34,6 +34,7 @@ class Features(BaseModel):
 ALL = Gates(
     calibration=0.04,
     slices=0.25,
+    found_slices=False,
     behaviour=(
         Perturbation(feature="a", by=0.01, most_change=0.04),
         Invariance(features=("tag",), values=("red", "blue")),
@@ -42,7 +43,7 @@ ALL = Gates(
     latency_ms=5.0,
     size_mb=1.0,
 )
-RECORD = ModelSpec(name="m", features=Features, gates=ALL).record
+RECORD = ModelSpec(name="m", features=Features, slices=("place", "tag"), gates=ALL).record
 PLACES = ("north", "south", "east", "west")
 Logits = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -51,26 +52,30 @@ def _truth(a: np.ndarray, b: np.ndarray, *_: np.ndarray) -> np.ndarray:
     return 1.5 * a + 1.5 * b
 
 
+def _chances(logits: np.ndarray) -> np.ndarray:
+    return (1.0 / (1.0 + np.exp(-logits)))[:, None]
+
+
 def _score(logits: Logits) -> Callable[[Sequence[Row]], np.ndarray]:
     def score(rows: Sequence[Row]) -> np.ndarray:
         a, b, place, noise, tag = (np.array(column) for column in zip(*rows, strict=True))
-        return (1.0 / (1.0 + np.exp(-logits(a, b, place, noise, tag))))[:, None]
+        return _chances(logits(a, b, place, noise, tag))
 
     return score
 
 
-def _case(seed: int, candidate: Logits, rows: int = 2048) -> Case:
+def _case(seed: int, candidate: Logits, rows: int = 4096) -> Case:
     """A version that answers as `candidate`, after a last good state that is nearly the truth."""
     draw = np.random.default_rng(seed)
     a, b, noise = draw.normal(size=(3, rows))
-    place, tag = draw.choice(PLACES, rows, p=[0.4, 0.3, 0.2, 0.1]), draw.choice(["red", "blue"], rows)
+    place, tag = draw.choice(PLACES, rows, p=[0.4, 0.25, 0.2, 0.15]), draw.choice(["red", "blue"], rows)
     table: list[Row] = [
         list(row) for row in zip(a.tolist(), b.tolist(), place.tolist(), noise.tolist(), tag.tolist(), strict=True)
     ]
     labels = (draw.random(rows) < 1.0 / (1.0 + np.exp(-_truth(a, b)))).astype(float)
     wobble = draw.normal(1.0, 0.02)
     before, score = _score(lambda *given: wobble * _truth(*given)), _score(candidate)
-    scores = score(table)
+    scores = _chances(candidate(a, b, place, noise, tag))
     return Case(
         record=RECORD,
         rows=table,
@@ -78,8 +83,8 @@ def _case(seed: int, candidate: Logits, rows: int = 2048) -> Case:
         scores=scores,
         losses=losses("binary", labels, scores),
         fresh=scores[:10],
-        reference=losses("binary", labels, before(table)),
-        number=1 + seed * 97,
+        reference=losses("binary", labels, _chances(wobble * _truth(a, b))),
+        number=1 + seed,
         score=score,
         score_before=before,
         weights={"w": np.ones(100, dtype=np.float32)},
@@ -88,12 +93,12 @@ def _case(seed: int, candidate: Logits, rows: int = 2048) -> Case:
 
 
 def _unsure_at_random(a: np.ndarray, b: np.ndarray, place: np.ndarray, noise: np.ndarray, tag: np.ndarray) -> np.ndarray:
-    """Two thirds of the rows, of all kinds, get no answer to speak of."""
-    return np.where(np.sin(1000.0 * noise) > -0.5, 0.0, _truth(a, b))
+    """Half of the rows, of all kinds, get no answer to speak of."""
+    return np.where(np.sin(1000.0 * noise) > 0.0, 0.0, _truth(a, b))
 
 
 def _lost_in_the_west(a: np.ndarray, b: np.ndarray, place: np.ndarray, *_: np.ndarray) -> np.ndarray:
-    return np.where(place == "west", 1.5 * b - 0.6 * a, _truth(a, b))
+    return np.where(place == "west", 1.5 * b - 0.85 * a, _truth(a, b))
 
 
 def _sees_tags(a: np.ndarray, b: np.ndarray, place: np.ndarray, noise: np.ndarray, tag: np.ndarray) -> np.ndarray:
@@ -190,7 +195,9 @@ def test_better_overall_and_worse_for_most_is_said() -> None:
     case = _case(3, _truth)
     places = np.array([row[2] for row in case.rows])
     reference = case.losses + np.where(places == "north", 0.05, -0.005)
-    found = next(gate for gate in GATES if gate.name == "slices").judge(replace(case, reference=reference))
+    record = RECORD.model_copy(update={"gates": ALL.model_copy(update={"found_slices": True}), "slices": ()})
+    found = next(gate for gate in GATES if gate.name == "slices").judge(replace(case, reference=reference, record=record))
+    assert found.evidence["slices"] == 4 + 3 * 4 + 2, "all that there are, though none is declared"
     assert "better overall, yet worse for 3 of 4 values of place" in found.evidence["paradox"]
 
 
@@ -247,7 +254,7 @@ def test_of_a_hundred_good_versions_at_most_two_are_rejected() -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("rows", [8, 64, 512])
+@pytest.mark.parametrize("rows", [8, 256])
 def test_a_flood_of_wrong_labels_is_stopped_whatever_the_size_of_batches(rows: int) -> None:
     stream = Stream(5, Gates())
     for _ in range(20):
@@ -262,13 +269,13 @@ def test_a_flood_of_wrong_labels_is_stopped_whatever_the_size_of_batches(rows: i
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("rows", [32, 128, 512])
+@pytest.mark.parametrize("rows", [64, 512])
 def test_a_world_that_turned_over_is_learned_after_all(rows: int) -> None:
     """Patience is 1,024 outcomes and three batches: from then on the new world is judged by itself."""
     stream = Stream(6, Gates())
     for _ in range(20):
         stream.learn(200)
-    turned = [stream.learn(rows, angle=np.pi) for _ in range(6000 // rows)]
+    turned = [stream.learn(rows, angle=np.pi) for _ in range(4000 // rows)]
     rejected = [batch for batch, one in enumerate(turned) if one.rejected]
     assert rejected, "at first it looks like a flood of wrong labels"
     assert (max(rejected) + 1) * rows <= 1024 + 256 + 3 * rows
