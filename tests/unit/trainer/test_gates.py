@@ -1,7 +1,9 @@
 """Each gate stops what it is there for, and none stops a good version."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -46,10 +48,30 @@ ALL = Gates(
 RECORD = ModelSpec(name="m", features=Features, slices=("place", "tag"), gates=ALL).record
 PLACES = ("north", "south", "east", "west")
 Logits = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Of features a, b, place, noise and tag."""
 
 
 def _truth(a: np.ndarray, b: np.ndarray, *_: np.ndarray) -> np.ndarray:
     return 1.5 * a + 1.5 * b
+
+
+def _loud(factor: float) -> Logits:
+    def logits(a: np.ndarray, b: np.ndarray, *_: np.ndarray) -> np.ndarray:
+        return factor * _truth(a, b)
+
+    return logits
+
+
+def _jagged(a: np.ndarray, b: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    return _truth(a, b) + 0.2 * np.sign(np.sin(300.0 * a))
+
+
+def _turning(a: np.ndarray, b: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    return 1.5 * a + 1.5 * np.where(b > 1.2, 2.4 - b, b)
+
+
+def _slow(rows: int) -> float:
+    return 0.0002 * rows
 
 
 def _chances(logits: np.ndarray) -> np.ndarray:
@@ -68,13 +90,13 @@ def _case(seed: int, candidate: Logits, rows: int = 4096) -> Case:
     """A version that answers as `candidate`, after a last good state that is nearly the truth."""
     draw = np.random.default_rng(seed)
     a, b, noise = draw.normal(size=(3, rows))
-    place, tag = draw.choice(PLACES, rows, p=[0.4, 0.25, 0.2, 0.15]), draw.choice(["red", "blue"], rows)
+    place, tag = draw.choice(PLACES, rows, p=[0.44, 0.3, 0.2, 0.06]), draw.choice(["red", "blue"], rows)
     table: list[Row] = [
         list(row) for row in zip(a.tolist(), b.tolist(), place.tolist(), noise.tolist(), tag.tolist(), strict=True)
     ]
     labels = (draw.random(rows) < 1.0 / (1.0 + np.exp(-_truth(a, b)))).astype(float)
     wobble = draw.normal(1.0, 0.02)
-    before, score = _score(lambda *given: wobble * _truth(*given)), _score(candidate)
+    before, score = _score(_loud(wobble)), _score(candidate)
     scores = _chances(candidate(a, b, place, noise, tag))
     return Case(
         record=RECORD,
@@ -84,7 +106,7 @@ def _case(seed: int, candidate: Logits, rows: int = 4096) -> Case:
         losses=losses("binary", labels, scores),
         fresh=scores[:10],
         reference=losses("binary", labels, _chances(wobble * _truth(a, b))),
-        number=1 + seed,
+        number=10 + seed,
         score=score,
         score_before=before,
         weights={"w": np.ones(100, dtype=np.float32)},
@@ -93,12 +115,12 @@ def _case(seed: int, candidate: Logits, rows: int = 4096) -> Case:
 
 
 def _unsure_at_random(a: np.ndarray, b: np.ndarray, place: np.ndarray, noise: np.ndarray, tag: np.ndarray) -> np.ndarray:
-    """Half of the rows, of all kinds, get no answer to speak of."""
-    return np.where(np.sin(1000.0 * noise) > 0.0, 0.0, _truth(a, b))
+    """Nearly half of the rows, of all kinds, get no answer to speak of."""
+    return np.where(np.sin(1000.0 * noise) > 0.1, 0.0, _truth(a, b))
 
 
 def _lost_in_the_west(a: np.ndarray, b: np.ndarray, place: np.ndarray, *_: np.ndarray) -> np.ndarray:
-    return np.where(place == "west", 1.5 * b - 0.85 * a, _truth(a, b))
+    return np.where(place == "west", 1.5 * b - 1.6 * a, _truth(a, b))
 
 
 def _sees_tags(a: np.ndarray, b: np.ndarray, place: np.ndarray, noise: np.ndarray, tag: np.ndarray) -> np.ndarray:
@@ -107,7 +129,7 @@ def _sees_tags(a: np.ndarray, b: np.ndarray, place: np.ndarray, noise: np.ndarra
 
 def _overconfident(seed: int) -> Case:
     """It tells apart more than the last good state, so its loss is no larger, and says so too loudly."""
-    case, before = _case(seed, lambda *given: 2.5 * _truth(*given)), _score(_unsure_at_random)
+    case, before = _case(seed, _loud(2.5)), _score(_unsure_at_random)
     return replace(case, score_before=before, reference=losses("binary", case.labels, before(case.rows)))
 
 
@@ -116,11 +138,11 @@ FAULTS: dict[str, Callable[[int], Case]] = {
     "quality": lambda seed: _case(seed, _unsure_at_random),
     "calibration": _overconfident,
     "slices": lambda seed: _case(seed, _lost_in_the_west),
-    "behaviour, perturbed": lambda seed: _case(seed, lambda a, b, *_: _truth(a, b) + 0.2 * np.sign(np.sin(300.0 * a))),
+    "behaviour, perturbed": lambda seed: _case(seed, _jagged),
     "behaviour, varied": lambda seed: _case(seed, _sees_tags),
-    "behaviour, moved": lambda seed: _case(seed, lambda a, b, *_: 1.5 * a + 1.5 * np.where(b > 1.2, 2.4 - b, b)),
+    "behaviour, moved": lambda seed: _case(seed, _turning),
     "size": lambda seed: replace(_case(seed, _truth), weights={"w": np.ones(300_000, dtype=np.float32)}),
-    "latency": lambda seed: replace(_case(seed, _truth), latency_s=lambda rows: 0.0002 * rows),
+    "latency": lambda seed: replace(_case(seed, _truth), latency_s=_slow),
 }
 
 
@@ -166,8 +188,8 @@ def test_a_small_sample_of_a_calibrated_version_has_no_calibration_error_to_spea
         found = reliability(case.labels, case.scores)
         assert found.error > found.at_least(0.05)
         wrong += found.at_least(0.05) > 0.0
+        assert [row[2] for row in found.table()] == [20] * 10
     assert wrong <= 10
-    assert [row[2] for row in found.table()] == [20] * 10
 
 
 def test_calibration_is_of_probabilities_and_log_loss_of_the_class() -> None:
@@ -175,7 +197,7 @@ def test_calibration_is_of_probabilities_and_log_loss_of_the_class() -> None:
     assert losses("multiclass", np.array([0.0, 2.0]), scores) == pytest.approx([-np.log(0.7), -np.log(0.3)])
     assert losses("regression", np.array([1.0]), np.array([[3.0]])) == pytest.approx([4.0])
     assert reliability(np.array([0, 2]), scores).table() == [[0.5, 0.0, 1], [0.7, 1.0, 1]]
-    case = _case(0, lambda *given: 3.0 * _truth(*given))
+    case = _case(0, _loud(3.0))
     others: tuple[Objective, ...] = ("regression", "ranking")
     for objective in others:
         record = RECORD.model_copy(update={"objective": objective})
@@ -212,6 +234,15 @@ def test_better_overall_and_worse_for_most_is_said() -> None:
 def test_a_test_that_does_not_fit_the_model_is_refused(test: Perturbation | Direction, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         ModelSpec(name="m", features=Features, gates=Gates(behaviour=(test,)))
+
+
+def test_the_gates_that_the_readme_shows_can_be_declared() -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    [shown] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Gates(" in block]
+    found: dict[str, Gates] = {}
+    exec(shown, {}, found)
+    classes = {"price": "number", "device": "category"}
+    assert not found["gates"].error(classes, ())  # pyright: ignore[reportArgumentType]
 
 
 class Stream:

@@ -164,21 +164,23 @@ async def test_killed_in_the_middle_of_a_gate_nothing_has_happened(monkeypatch: 
 
 async def test_a_version_that_is_too_slow_is_not_published_and_the_learner_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also through a restart, though it is not the line's newest whose weights it has then."""
-    slow = {1: 0.1, 32: 0.2, 512: 0.3}
-    monkeypatch.setattr(keeper, "latencies", lambda *_: {"version": slow})
+
+    def slow(_: object, __: object) -> dict[str, dict[int, float]]:
+        return {"version": {1: 0.1, 32: 0.2, 512: 0.3}}
+
+    monkeypatch.setattr(keeper, "latencies", slow)
     gates = GATES.model_copy(update={"latency_ms": 50.0})
     stores = [MemoryStore() for _ in range(2)]
     trained: list[Trainer] = []
     for store, declared in zip(stores, (Gates(quality=None), gates), strict=True):
         for batch in range(4):
             await _log(store, batch)
-            learning = await _train(store, declared)  # each batch by another trainer
-        trained.append(learning)
-    assert _bits(trained[0]) == _bits(trained[1]), "it has learned what one without gates has"
+            trained.append(await _train(store, declared))  # each batch by another trainer
+    assert _bits(trained[3]) == _bits(trained[7]), "it has learned what one without gates has"
     versions = await _lineages(stores[1])
     assert [one.status for one in versions] == ["published", "published", "rejected", "rejected", "rejected"]
     assert versions[-1].reason == "latency: 200 ms for 32 rows, more than 50 ms"
-    assert await stores[1].weights("m", versions[-1].number) == trained[1].learner.weights()
+    assert await stores[1].weights("m", versions[-1].number) == trained[7].learner.weights()
     assert (await stores[1].snapshot("m")).channels["main@latest"] == versions[1].number
     assert "skipped" not in versions[-1].lineage
 
