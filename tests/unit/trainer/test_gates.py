@@ -90,7 +90,7 @@ def _case(seed: int, candidate: Logits, rows: int = 4096) -> Case:
     """A version that answers as `candidate`, after a last good state that is nearly the truth."""
     draw = np.random.default_rng(seed)
     a, b, noise = draw.normal(size=(3, rows))
-    place, tag = draw.choice(PLACES, rows, p=[0.44, 0.3, 0.2, 0.06]), draw.choice(["red", "blue"], rows)
+    place, tag = draw.choice(PLACES, rows, p=[0.43, 0.29, 0.2, 0.08]), draw.choice(["red", "blue"], rows)
     table: list[Row] = [
         list(row) for row in zip(a.tolist(), b.tolist(), place.tolist(), noise.tolist(), tag.tolist(), strict=True)
     ]
