@@ -155,17 +155,18 @@ def promote(
     version: Annotated[int | None, typer.Argument(help="The version that is to answer.", min=1)] = None,
     experiment: Annotated[str | None, typer.Option(help="Promote this experiment's arm, and end the experiment.")] = None,
     arm: Annotated[str, typer.Option(help="Which of its arms, where there are several.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Though it failed its gates, or passed others, or long ago.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a version, or an experiment's arm, the default arm at once."""
+    """Make a version, or an experiment's arm, the default arm at once; not one that its gates do not let through."""
     with errors(), connected(home) as client:
         if (version is None) == (experiment is None) or (arm and version is not None):
             raise ValueError("say what: a version, or --experiment NAME and, where it has several, --arm ARM")
         if experiment is not None:
-            state = client.move_experiment(model, experiment, "promote", why, arm)
+            state = client.move_experiment(model, experiment, "promote", why, arm, force=force)
         else:
-            state = client.promote(model, version or 0, why)
+            state = client.promote(model, version or 0, why, force=force)
         _tell(state, f"{_default(state)} is the default arm", as_json)
 
 

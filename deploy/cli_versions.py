@@ -68,7 +68,7 @@ def versions(
         found = client.versions(model, last)
         if as_json:
             return print_json(found)
-        out.print(table(("version", "status", "outcomes", *_LOSSES.values(), "because of"), map(_row, found)))
+        out.print(table(("version", "status", "outcomes", *_LOSSES.values(), "gates", "because of"), map(_row, found)))
 
 
 @versions_app.command("show")
@@ -173,7 +173,19 @@ def _plain(value: Any) -> str:
 def _row(version: dict[str, Any]) -> tuple[str, ...]:
     losses = [f"{version['metrics'][key]:.4f}" if key in version["metrics"] else "" for key in _LOSSES]
     state = version["status"] + (f": {version['reason']}" if version["reason"] else "")
-    return str(version["number"]), state, str(version["outcomes"]), *losses, _origin(version)
+    return str(version["number"]), state, str(version["outcomes"]), *losses, _gates(version), _origin(version)
+
+
+def _gates(version: dict[str, Any]) -> str:
+    """Which gates a version was asked for, what was found of its quality, and what is remarkable in its slices."""
+    evidence: dict[str, Any] = version["lineage"].get("gates", {}).get("evidence", {})
+    found = {name: "" for name in evidence}
+    if about := evidence.get("quality"):
+        found["quality"] = f" {about['loss']:.4f} after {about['before']:.4f}"
+    if about := evidence.get("calibration"):
+        found["calibration"] = f" {about['error']:.3f}"
+    remarks = evidence.get("slices", {}).get("paradox", [])
+    return "; ".join([", ".join(f"{name}{said}" for name, said in found.items()), *remarks])
 
 
 def _origin(version: dict[str, Any]) -> str:

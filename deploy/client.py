@@ -67,13 +67,17 @@ class Client:
         body = {"experiment": experiment, "variants": variants}
         return self._call("POST", f"/admin/models/{model}/experiments/forecast", json=body)
 
-    def move_experiment(self, model: str, name: str, action: str, why: str = "", arm: str = "") -> dict[str, Any]:
+    def move_experiment(
+        self, model: str, name: str, action: str, why: str = "", arm: str = "", *, force: bool = False
+    ) -> dict[str, Any]:
         """stop, pause, resume, promote or rollback."""
-        return self._call("POST", f"/admin/models/{model}/experiments/{quote(name)}/{action}", json={"why": why, "arm": arm})
+        body = {"why": why, "arm": arm} | ({"force": True} if force else {})
+        return self._call("POST", f"/admin/models/{model}/experiments/{quote(name)}/{action}", json=body)
 
-    def promote(self, model: str, version: int, why: str = "") -> dict[str, Any]:
-        """Pin the default arm to a version."""
-        return self._call("POST", f"/admin/models/{model}/versions/{version}/promote", json={"why": why})
+    def promote(self, model: str, version: int, why: str = "", *, force: bool = False) -> dict[str, Any]:
+        """Pin the default arm to a version; `force`: though its gates do not let it through."""
+        body = {"why": why} | ({"force": True} if force else {})
+        return self._call("POST", f"/admin/models/{model}/versions/{version}/promote", json=body)
 
     def audit(self, model: str = "", last: int = 100) -> list[dict[str, Any]]:
         """Who decided what, newest first."""

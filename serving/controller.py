@@ -17,6 +17,7 @@ from router import accounts
 from router.experiments import KINDS
 from router.report import judge, report
 from router.rollout import ROLLOUT, Move, advance, enter
+from serving.promotion import unproven_default
 from store.errors import EpochConflict, PolicyError
 from store.names import controller_consumer, log_stream, outcome_stream
 from store.policy import AuditRecord, Experiment, Snapshot
@@ -187,6 +188,10 @@ class Controller:
                 # Such as another experiment that has the layer's units: it must not keep the others from their guards.
                 self.problem = f"experiment '{experiment.name}' cannot go on: {error}"
                 continue
+            if move is not None and move.action == "promote":
+                self.problem = await unproven_default(self._store, self._model, move.policy)
+                if self.problem:
+                    continue
             if move is not None:
                 # What was decided on is what is saved: a restart must not find less evidence than was acted on.
                 await self._save(snapshot)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from time import time
 from typing import Any
 
@@ -40,12 +41,13 @@ class NewExperiment(BaseModel):
 
 
 class Reason(BaseModel):
-    """Why, for the record. `arm` names one where an experiment has several."""
+    """Why, for the record. `arm` names one where an experiment has several; `force`: promote what gates do not let through."""
 
     model_config = ConfigDict(extra="forbid")
 
     why: str = Field(default="", max_length=1000)
     arm: str = Field(default="", max_length=64)
+    force: bool = False
 
 
 class Experiments:
@@ -118,7 +120,8 @@ class Experiments:
         reason = await self._reason(request)
         why = reason.why or "an operator asked for it"
         if action == "promote":
-            return await self._change(request, lambda policy, now: promote(policy, name, why, now, arm=reason.arm))
+            promoted = partial(promote, name=name, why=why, arm=reason.arm)
+            return await self._change(request, lambda policy, now: promoted(policy, now=now), force=reason.force)
         if action == "rollback":
             return await self._change(request, lambda policy, now: roll_back(policy, name, reason.arm, why, now))
         if action not in _ACTIONS:
@@ -141,7 +144,7 @@ class Experiments:
             why = reason.why or "an operator asked for it"
             return Move(changed, "promote", "", f"'{default.name}' is {before}", f"'{default.name}' is version {number}", why)
 
-        return await self._change(request, pinned)
+        return await self._change(request, pinned, force=reason.force)
 
     async def off_policy(self, request: Request) -> Response:
         """What a variant would have earned on all the traffic whose outcomes are kept."""
@@ -164,21 +167,25 @@ class Experiments:
         records = await self._audit(request.query_params.get("model", ""), last)
         return answer({"audit": [record.model_dump() for record in records]})
 
-    async def _change(self, request: Request, make: Callable[[Policy, float], Move]) -> Response:
+    async def _change(self, request: Request, make: Callable[[Policy, float], Move], *, force: bool = False) -> Response:
         model = self._operators.model(request)
         for attempt in range(_TRIES):
             snapshot = await self._store.snapshot(model)
             move = make(snapshot.policy, time())
             try:
                 known = (await self._reports(model)).get("experiments", {}).get(move.experiment)
-                return await self._operators.install(model, snapshot, move, self._operators.who(request), known)
+                who = self._operators.who(request)
+                return await self._operators.install(model, snapshot, move, who, known, force=force)
             except EpochConflict:
                 if attempt == _TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 
     async def _reason(self, request: Request) -> Reason:
-        return validate(Reason, await read_body(request, 10_000) or b"{}")
+        reason: Reason = validate(Reason, await read_body(request, 10_000) or b"{}")
+        if reason.force and not reason.why.strip():
+            raise Invalid("force needs a why, for the record")
+        return reason
 
     async def _reports(self, model: str) -> dict[str, Any]:
         _, state = await self._store.consumer(controller_consumer(model))

@@ -17,6 +17,7 @@ from serving.access import OPERATE, Access, Caller
 from serving.controller import audit_of, rejection
 from serving.errors import BadRequest, Invalid, NotTrainable, PreconditionRequired, TimedOut, UnknownModel
 from serving.http import answer, place, read_body, whole_number
+from serving.promotion import unproven_default
 from serving.replica import Replica
 from store.errors import EpochConflict, NotFound, PolicyError
 from store.keys import Role
@@ -95,15 +96,27 @@ class Operators:
         )
 
     async def install(
-        self, model: str, current: Snapshot, move: Move, who: str, known: dict[str, Any] | None = None
+        self,
+        model: str,
+        current: Snapshot,
+        move: Move,
+        who: str,
+        known: dict[str, Any] | None = None,
+        *,
+        force: bool = False,
     ) -> Response:
         """Install a change that was made of `current`; answer when every replica has it. `known` is its experiment's report.
 
+        Args:
+            force: promote a version that failed its gates, or passed others, or passed them too long ago.
+
         Raises:
             EpochConflict: the policy has been changed meanwhile.
-            PolicyError: it pins a version that cannot be served.
+            PolicyError: it pins a version that cannot be served, or promotes one that its gates do not let through.
         """
-        await self._check_pins(model, move.policy, current.policy)
+        await self._check_pins(model, move.policy, current.policy, force)
+        if move.action == "promote" and not force and (why := await unproven_default(self.store, model, move.policy)):
+            raise PolicyError(f"{why}; --force (in the body: force) promotes it all the same, and needs a why")
         self._check_targets(model, move.policy)
         rejected = await rejection(self.store, model, move)
         record = audit_of(model, move, who, time(), current.epoch + 1, known)
@@ -222,7 +235,7 @@ class Operators:
                 raise TimedOut(f"the change is made, but these replicas have not applied it yet: {', '.join(behind)}")
             await asyncio.sleep(_POLL_S)
 
-    async def _check_pins(self, model: str, policy: Policy, current: Policy) -> None:
+    async def _check_pins(self, model: str, policy: Policy, current: Policy, force: bool = False) -> None:
         before = {(variant.name, variant.version) for variant in current.variants}
         fresh = {one.version for one in policy.variants if one.version and (one.name, one.version) not in before}
         for number in sorted(fresh):
@@ -231,7 +244,7 @@ class Operators:
                 await self.store.weights(model, number)
             except NotFound as error:
                 raise PolicyError(f"a variant pins version {number}: {error}") from error
-            if version.status != "published":
+            if version.status != "published" and not (force and not version.lineage.get("gates", {}).get("passed", True)):
                 raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
 
     def _check_targets(self, model: str, policy: Policy) -> None:

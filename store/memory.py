@@ -174,8 +174,9 @@ class MemoryStore:
         known.versions.append(version)
         if commit.audit:
             await self.append([(AUDIT, commit.audit.replace(NUMBER.encode(), str(version.number).encode()))])
-        if version.status == "published":
+        if version.status == "published" or commit.weights:
             known.weights[version.number] = commit.weights
+        if version.status == "published":
             channels = {**known.snapshot.channels, f"{version.line}@latest": version.number}
             update = {"channels": channels, "channel_seq": known.snapshot.channel_seq + 1}
             known.snapshot = known.snapshot.model_copy(update=update)

@@ -214,7 +214,8 @@ class ModelRegistry(Protocol):
         ...
 
     async def commit(self, model: str, commit: Commit) -> Version | None:
-        """Move the learner and publish its version under the next number; `published` ones become the line's latest.
+        """Move the learner and publish its version under the next number; `published` ones become the line's latest. Of others
+        weights are kept where they are given.
 
         Idempotent under (line, position): a position publishes once. Every commit wakes those who wait for `changes`.
 

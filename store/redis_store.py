@@ -49,8 +49,8 @@ redis.call('XADD', KEYS[4], 'MAXLEN', '~', {CONTROL_LENGTH}, '*', 'p', 'channel'
 if ARGV[5] == '' then return {{false, 0}} end
 local number = redis.call('HINCRBY', KEYS[2], 'last', 1)
 redis.call('HSET', KEYS[2], number, ARGV[5])
+if ARGV[8] ~= '' or ARGV[7] ~= '' then redis.call('SET', ARGV[6] .. number, ARGV[7]) end
 if ARGV[8] ~= '' then
-  redis.call('SET', ARGV[6] .. number, ARGV[7])
   redis.call('HSET', KEYS[3], 'channel:' .. ARGV[8], number)
   redis.call('HINCRBY', KEYS[3], 'channel_seq', 1)
 end

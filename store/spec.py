@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from store.errors import ModelExists, SpecError
+from store.gates import Gates
 from store.keys import Limits
 from store.learning import Learning
 from store.records import Label, Vote
-from store.schema import Schema, schema_of
+from store.schema import Kind, Schema, schema_of
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
 Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
@@ -95,6 +96,7 @@ class ModelRecord(BaseModel):
     best_score: Literal["highest", "lowest"] = "highest"
     compress: Compression = ""
     limits: Limits = Limits()
+    gates: Gates = Gates()
     loaded: bool = True
     """Whether replicas serve it; its learner goes on in any case."""
     network: str = ""
@@ -187,6 +189,7 @@ class ModelSpec:
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
+        gates: what each version must pass before it is published.
         compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
     """
 
@@ -203,6 +206,7 @@ class ModelSpec:
     slices: tuple[str, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
+    gates: Gates = Gates()
     compress: Compression = ""
     record: ModelRecord = field(init=False)
 
@@ -225,6 +229,7 @@ class ModelSpec:
             slices=self.slices,
             best_score=self.best_score,
             limits=self.limits,
+            gates=self.gates,
             compress=self.compress,
             network=network,
         )
@@ -233,6 +238,9 @@ class ModelSpec:
             raise SpecError(f"model '{self.name}': learning: {problem}")
         if unknown := [name for name in self.slices if name not in known]:
             raise SpecError(f"model '{self.name}': slices: there is no feature '{unknown[0]}' among {', '.join(known)}")
+        kinds: dict[str, Kind] = {one.name: one.kind for one in record.features.fields}
+        if unfit := self.gates.error(kinds, self.classes if self.objective == "multiclass" else ()):
+            raise SpecError(f"model '{self.name}': gates: {unfit}")
         if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):
             raise SpecError(f"model '{self.name}': the label policy's default is {self.labels.default!r}: {wrong}")
         if self.labels.kind != "on_label" and self.labels.default is None:

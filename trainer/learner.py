@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,11 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from store.artefact import pack_weights
-from store.encoding import Encoder
+from store.encoding import Encoded, Encoder
 from store.errors import SpecError
 from store.protocols import Graph
 from store.records import Outcome
+from store.schema import Row
 from store.spec import ModelRecord, ModelSpec
 from trainer.descent import Before, Descent
 from trainer.errors import CheckpointError
@@ -24,7 +25,7 @@ from trainer.export import Rehearsal, Scorer, export
 from trainer.losses import PlainLoss
 from trainer.network import TabularNetwork
 from trainer.rows import Rows, age_weights, label_weights, strata_of
-from trainer.targets import Teaching
+from trainer.targets import Teaching, progressive
 
 _NETWORK = "network."
 RECENT = 0.98
@@ -35,9 +36,9 @@ RECENT = 0.98
 class Learned:
     """What a micro-batch did. `loss` is progressive: measured on each row before the learner has seen its label.
 
-    `rejected` says why the batch's result may not be published; the learner is then as it was before the batch. `lineage`
-    is what a version that has learned this should say of itself.
-    `label_times` is a small picture of when the labels were received.
+    `rejected` says why the batch's result may not be published; the learner is then as it was before the batch, unless it
+    `goes_on` all the same. `evidence`: by gate, what was found. `lineage` is what a version that has learned this should say of
+    itself. `label_times` is a small picture of when the labels were received.
     """
 
     rows: int
@@ -46,6 +47,8 @@ class Learned:
     rejected: str = ""
     label_times: tuple[float, ...] = ()
     lineage: dict[str, str] = field(default_factory=dict[str, str])
+    goes_on: bool = False
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -96,7 +99,7 @@ class Learner:
         torch.default_generator.manual_seed(number)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)
-        rows, judged = self._rows(outcomes), self._teaching.progressive(outcomes)
+        rows, judged = self._rows(outcomes), progressive(self.record.labels, outcomes)
         received = sample([outcome.received_at for outcome in outcomes])
         self.prepare()
         lineage = {"afresh": self.descent.afresh} if self.descent.afresh else {}
@@ -114,11 +117,11 @@ class Learner:
             problem, loss = f"learning failed: {str(error).splitlines()[0][:300]}", float("nan")
         if problem:
             self.undo()
-            return Learned(len(outcomes), loss, self._recent_loss, problem, received)
+            return Learned(len(outcomes), loss, self.recent_loss, problem, received)
         if judged:
             weight = self._recent[1] * RECENT + len(judged)
             self._recent = ((self._recent[0] * self._recent[1] * RECENT + loss * len(judged)) / weight, weight)
-        return Learned(len(outcomes), loss, self._recent_loss, "", received, lineage)
+        return Learned(len(outcomes), loss, self.recent_loss, "", received, lineage)
 
     def undo(self) -> None:
         """Be as before the last batch, bit for bit."""
@@ -128,17 +131,38 @@ class Learner:
         self._restore(tensors)
         self.descent.undo(before)
 
+    def encode(self, rows: Sequence[Row]) -> Encoded:
+        return self._encoder.encode(rows)
+
+    @torch.no_grad()
+    def score(self, encoded: Encoded) -> np.ndarray:
+        """Return scores, float32 [rows, outputs], as a version of this moment answers."""
+        self.scorer.eval()
+        return self.scorer(*self._inputs(encoded)).cpu().numpy()
+
+    @torch.no_grad()
+    def score_before(self, encoded: Encoded) -> np.ndarray:
+        """Likewise, as the learner was before the last batch."""
+        assert self._before is not None, "no batch was learned"
+        self.scorer.eval()
+        before = {name: tensor for name, tensor in self._before[0].items() if name in self.scorer.state_dict()}
+        return torch.func.functional_call(self.scorer, before, self._inputs(encoded)).cpu().numpy()
+
+    def _inputs(self, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(encoded.numbers).to(self.device), torch.from_numpy(encoded.categories).to(self.device)
+
     def weights(self) -> bytes:
         """What a version ships, as safetensors."""
-        return pack_weights(self._shipped())
+        return pack_weights(self.shipped())
 
     def golden(self, graph: Graph) -> tuple[tuple[float, ...], ...]:
         """Answer the graph's golden inputs with ONNX Runtime, as a replica will."""
         if self._rehearsal is None or self._rehearsal.digest != graph.digest:
             self._rehearsal = Rehearsal(graph)
-        return self._rehearsal.scores(self._shipped())
+        return self._rehearsal.scores(self.shipped())
 
-    def _shipped(self) -> dict[str, np.ndarray]:
+    def shipped(self) -> dict[str, np.ndarray]:
+        """The tensors that a version ships."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.scorer.weights().items()}
 
     def checkpoint(self) -> bytes:
@@ -168,7 +192,7 @@ class Learner:
         self._recent = (mean, weight)
 
     @property
-    def _recent_loss(self) -> float:
+    def recent_loss(self) -> float:
         return self._recent[0]
 
     @torch.no_grad()
@@ -185,8 +209,7 @@ class Learner:
         if settings.half_life_s is not None:
             weights = torch.from_numpy(age_weights(outcomes, settings.half_life_s)).float().to(self.device)
         return Rows(
-            torch.from_numpy(encoded.numbers).to(self.device),
-            torch.from_numpy(encoded.categories).to(self.device),
+            *self._inputs(encoded),
             self._labels(outcomes),
             weights,
             label_weights(outcomes, settings, self.record),

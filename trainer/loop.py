@@ -18,10 +18,11 @@ from store.errors import NotFound
 from store.memory import merged
 from store.names import learner_consumer, log_stream, outcome_stream
 from store.policy import MAIN
-from store.protocols import START, Advance, Commit, Store, Version
+from store.protocols import START, Advance, Commit, Store, Version, position_key
 from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpack_outcomes
 from store.spec import ModelSpec, Schedule
 from trainer.archiving import Archiving
+from trainer.gates.keeper import Keeper, unsealed
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
 from trainer.lineage.environment import lineage_of
@@ -95,7 +96,7 @@ class Trainer:
                 if isinstance(record, Cut):
                     await self._commit(record, positions[index], learned)
             await saving
-        await joining.trim(self._learner_at)
+        await joining.trim(min(self._learner_at, self._keeper.oldest or self._learner_at, key=position_key))
         return read
 
     async def refresh(self) -> None:
@@ -123,25 +124,31 @@ class Trainer:
         await refuse_if_ahead(self._store, self._outcomes, position, f"learner of model '{self._model}'")
         self._learner_at = position
         if state:
-            version = await self._learned_last()
+            known = json.loads(state)
+            version = await self._learned_version(position, known.get("version"))
             self._version = version.number
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
-            self.learner.restore(weights, await self._store.blob(name))
+            blob = await self._store.blob(name)
+            self.learner.restore(weights, unsealed(blob))
+            self._keeper = Keeper(self.learner, self._graph)
+            await self._keeper.resume(known.get("gates", {}), blob, self._store)
             if version.status == "published":
                 await self._compress(version, weights)
         else:
             self._graph = self.learner.export()
+            self._keeper = Keeper(self.learner, self._graph)
             await self._store.put_graph(self._model, self._graph)
             await self._commit(Cut("start", time(), START), START, NOTHING)
 
-    async def _learned_last(self) -> Version:
-        """The version that the learner's state belongs to, also where it has been taken back since: that unlearns nothing."""
-        for last in (100, 2**31):
-            for version in await self._store.versions(self._model, last):
-                if version.line == MAIN and version.weights:
-                    return version
-        raise NotFound(f"model '{self._model}' has a learner's state and no version that it belongs to")
+    async def _learned_version(self, position: str, before: int | None) -> Version:
+        """The version with the learner's weights: of its last step if that made one, else the one it had `before`. Not the
+        line's newest: that may have been rejected since, or been rejected and learned from all the same."""
+        for version in await self._store.versions(self._model):
+            if version.line == MAIN and version.position == position and version.weights:
+                return version
+        before = before or (await self._store.snapshot(self._model)).channels[f"{MAIN}@latest"]
+        return await self._store.version(self._model, before)
 
     async def _catch_up(self) -> None:
         """Learn what was joined before this trainer started; from then on outcomes go straight from join to learner."""
@@ -162,22 +169,29 @@ class Trainer:
         batch, self._batch = self._batch, []
         started = self._cut_at = time()
         # In a thread: a batch may take long, and this trainer's lease must not run out over it.
-        learned = await asyncio.to_thread(self.learner.learn, batch, record.log_position) if batch else NOTHING
+        learned = await asyncio.to_thread(self._learn, batch, record.log_position) if batch else NOTHING
         self.busy_s["learn"] += time() - started
         return learned
+
+    def _learn(self, batch: list[Outcome], seed: str) -> Learned:
+        return self._keeper.judge(batch, self.learner.learn(batch, seed))
 
     async def _commit(self, cut: Cut, position: str, learned: Learned) -> None:
         """Move the learner past a cut; publish what it learned, or keep the refusal on record."""
         started = time()
-        publishes = bool(learned.rows and not learned.rejected) or not self._version
-        weights = self.learner.weights() if publishes else b""
-        version = self._describe(cut, position, learned, weights) if publishes or learned.rejected else None
+        self._reached("gates.after")
+        # A version that is too slow or too large is not published, and yet it is where the learner goes on from.
+        keeps = bool(learned.rows and (not learned.rejected or learned.goes_on)) or not self._version
+        weights = self.learner.weights() if keeps else b""
+        version = self._describe(cut, position, learned, weights) if keeps or learned.rejected else None
+        anchored = self._keeper.settle(self._learner_at, position, learned)
         verdict = _verdict(version, learned)
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
             "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(),
+            "version": self._version, "gates": self._keeper.state(),
         }  # fmt: skip
-        blob = self.learner.checkpoint() if publishes else b""
+        blob = self._keeper.seal(self.learner.checkpoint()) if keeps or anchored else b""
         step = Advance(learner_consumer(self._model), self._learner_at, position, json.dumps(state).encode(), blob)
         self._reached("publish.before")
         published = await self._store.commit(self._model, Commit(step, version, weights))
@@ -185,10 +199,11 @@ class Trainer:
         self._learner_at = position
         if published:
             self._tell(published)
-        if publishes and published:
+        if keeps and published:
             tracing.past("publish", started, self._about(published))
             before, self._version = self._version, published.number
-            await self._compress(published, weights)
+            if not learned.rejected:
+                await self._compress(published, weights)
             await forget(self._store, self._model, before, published.number)
         self.busy_s["publish"] += time() - started
 
@@ -209,6 +224,7 @@ class Trainer:
 
     def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes) -> Version:
         good = not learned.rejected
+        gates = self._keeper.about(self._learner_at, position, learned) if learned.rows else {}
         return Version(
             model=self._model,
             line=MAIN,
@@ -219,13 +235,13 @@ class Trainer:
             log_position=cut.log_position,
             created_at=time(),
             graph=self._graph.digest,
-            weights=digest_of(weights) if good else "",
+            weights=digest_of(weights) if weights else "",
             spec=self._spec.record.digest,
             outcomes=learned.rows,
-            metrics=learned.metrics if good else {},
+            metrics=learned.metrics if weights else {},
             label_times=learned.label_times,
-            golden=self.learner.golden(self._graph) if good else (),
-            lineage={"cut": cut.reason, **self._lineage, **learned.lineage},
+            golden=self.learner.golden(self._graph) if weights else (),
+            lineage={"cut": cut.reason, **self._lineage, **learned.lineage, **gates},
         )
 
     def _until_cut(self) -> float:

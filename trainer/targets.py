@@ -20,11 +20,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from store.records import Label, Outcome, Vote
-from store.spec import ModelRecord
+from store.spec import LabelPolicy, ModelRecord
 from trainer.trust import Trust
 
 _DOUBT = 1e-6
 """Nobody but those who are taken at their word is surer than this."""
+
+
+def progressive(policy: LabelPolicy, outcomes: Sequence[Outcome]) -> list[int]:
+    """Return the places of those whose label nothing was taught of before: by them a model is judged.
+
+    With `corrected`, whose default everybody is taught, those whose label has become final.
+    """
+    early = policy.kind == "corrected"
+    return [place for place, one in enumerate(outcomes) if (one.final if early else not one.learned)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +67,6 @@ class Teaching:
         return [
             place for place, one in enumerate(outcomes) if not one.learned or self._worth(one.said) != self._worth(one.learned)
         ]
-
-    def progressive(self, outcomes: Sequence[Outcome]) -> list[int]:
-        """Return the places of those whose label nothing was taught of before: by them the model is judged.
-
-        With `corrected`, whose default everybody is taught, those whose label has become final.
-        """
-        early = self._policy.kind == "corrected"
-        return [place for place, one in enumerate(outcomes) if (one.final if early else not one.learned)]
 
     def plain(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether each teaches just its label."""

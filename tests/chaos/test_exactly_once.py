@@ -87,7 +87,7 @@ for line in sys.stdin:
         asyncio.run(train(*json.loads(line)))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 '''
-NAMED = ("join.before", "join.after", "publish.before", "publish.after")
+NAMED = ("join.before", "join.after", "gates.after", "publish.before", "publish.after")
 
 
 def _write_log(url: str, prefix: str, cuts: int = CUTS) -> str:

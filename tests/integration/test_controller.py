@@ -202,6 +202,25 @@ async def test_a_harmful_version_is_rejected_with_its_evidence(store: RedisStore
     assert (await store.snapshot("m")).channels["champion"] == 1
 
 
+async def test_a_version_that_passed_other_gates_comes_to_the_last_step_and_no_further(store: RedisStore) -> None:
+    await _begin(store)
+    platform = Platform(store, Behaviour(noise=0.0))
+    controller = platform.controller()
+    await controller.start()
+    verdict = {"gates": {"passed": True, "declared": "others", "evidence": {}}}
+    version = Version(model="m", line="main", position="3-0", lineage=verdict)
+    await store.commit("m", Commit(Advance("learner", "2-0", "3-0"), version, b"w"))
+    for _ in range(60):
+        snapshot = await store.snapshot("m")
+        if snapshot.policy.experiments:
+            await platform.ask(snapshot.policy, snapshot.epoch)
+        await platform.work(controller)
+        if controller.problem:
+            break
+    assert controller.problem == "version 3 is not to be promoted: the gates that it passed are not those that are declared now"
+    assert [record.action for record in await platform.audit()] == GOOD_WAY[:-1]
+
+
 async def test_an_operator_may_change_the_policy_meanwhile(store: RedisStore) -> None:
     """A change of the operator's between reading and deciding makes the controller look again."""
     await _begin(store)

@@ -9,7 +9,7 @@ import pytest
 
 from serving.testing import GOOD, TOKEN, predict, refused
 from store.errors import EpochConflict
-from store.protocols import Graph
+from store.protocols import START, Advance, Commit, Graph
 from store.publishing import publish
 from store.redis_store import RedisStore
 from trainer.loop import Trainer
@@ -96,6 +96,36 @@ async def test_what_was_rolled_back_is_rejected_and_is_not_tried_again(
     promoted = await client.post(f"/admin/models/m/versions/{version}/promote", headers=TOKEN)
     refused(promoted, 422, "is rejected")
     assert not (await _policy(client))["policy"]["experiments"]
+
+
+async def test_what_gates_are_against_is_promoted_with_force_and_a_why_alone(
+    client: httpx.AsyncClient, platform: tuple[Trainer, RedisStore, httpx.AsyncClient]
+) -> None:
+    _, store, _ = platform
+    first = await store.version("m", 1)
+    verdict = {"passed": False, "declared": "", "evidence": {}}
+    slow = first.model_copy(
+        update={
+            "line": "slow",
+            "position": "7-0",
+            "status": "rejected",
+            "reason": "latency: 9 ms",
+            "lineage": {"gates": verdict},
+        }
+    )
+    made = await store.commit("m", Commit(Advance("learner:m:slow", START, "7-0"), slow, await store.weights("m", 1)))
+    assert made is not None
+    url = f"/admin/models/m/versions/{made.number}/promote"
+    refused(await client.post(url, headers=TOKEN, json={"why": "it is good"}), 422, "is rejected: latency: 9 ms")
+    refused(await client.post(url, headers=TOKEN, json={"force": True}), 422, "force needs a why")
+    stale = first.model_copy(update={"line": "slow", "position": "8-0", "lineage": {"gates": verdict | {"passed": True}}})
+    old = await store.commit("m", Commit(Advance("learner:m:slow", "7-0", "8-0"), stale, await store.weights("m", 1)))
+    assert old is not None
+    other = f"/admin/models/m/versions/{old.number}/promote"
+    refused(await client.post(other, headers=TOKEN, json={"why": "it is good"}), 422, "are not those that are declared now")
+    forced = await client.post(url, headers=TOKEN, json={"why": "I can wait", "force": True})
+    assert forced.status_code == 200, forced.text
+    assert (await predict(client))["version"] == made.number
 
 
 async def test_what_an_arm_would_have_earned_is_refused_without_a_choice(client: httpx.AsyncClient) -> None:

@@ -8,10 +8,11 @@ import torch
 
 from store.records import Label, Outcome, OutcomeKind, Served, Vote
 from store.spec import LabelPolicy, ModelRecord, ModelSpec, Objective
-from trainer.targets import Teaching
+from trainer.targets import Teaching, progressive
 from trainer.testing import OneNumber
 
 SERVED = Served("main", 1, 1.0)
+CORRECTED = LabelPolicy(kind="corrected", default=0)
 ACCURACIES = {"hand": 0.95, "rule": 0.75, "crowd": 0.6}
 
 
@@ -51,7 +52,7 @@ def test_a_correction_takes_the_old_label_back() -> None:
     assert not teaching.plain([corrected])
     assert _weights(teaching, [corrected], [0.3]).tolist() == [[-1.0, 1.0]]
     assert teaching.news([corrected, _outcome([Vote(1, "x")], [Vote(1, "y")])]) == [0]
-    assert teaching.progressive([corrected, _outcome([Vote(1)])]) == [1]
+    assert progressive(LabelPolicy(), [corrected, _outcome([Vote(1)])]) == [1]
 
 
 def test_doubtful_votes_weigh_as_their_likelihood_does() -> None:
@@ -85,7 +86,7 @@ def test_the_gradient_is_that_of_the_votes_marginal_likelihood() -> None:
 
 
 def test_corrected_weighs_defaults_and_labels_so_that_the_expected_gradient_is_the_true_one() -> None:
-    teaching = Teaching(_model(LabelPolicy(kind="corrected", default=0)))
+    teaching = Teaching(_model(CORRECTED))
     default = _outcome([Vote(0)], kind="default", final=False)
     label = _outcome([Vote(1)], [Vote(0)])
     for truth in (0.05, 0.3, 0.9):
@@ -93,10 +94,10 @@ def test_corrected_weighs_defaults_and_labels_so_that_the_expected_gradient_is_t
         # The gradient of the log odds, where everybody is taught the default, and a share `truth` the label too.
         gradient = weights[0] @ [truth, truth - 1.0] + truth * (weights[1] @ [truth, truth - 1.0])
         assert gradient == pytest.approx(0.0, abs=1e-12)
-    assert teaching.progressive([default, label]) == [1]
+    assert progressive(CORRECTED, [default, label]) == [1]
     settled = _outcome([Vote(0)], [Vote(0)], "default")
     assert teaching.news([settled]) == []
-    assert teaching.progressive([settled]) == [0]
+    assert progressive(CORRECTED, [settled]) == [0]
 
 
 def test_a_regression_takes_the_old_value_back_and_weighs_by_accuracy() -> None:
@@ -206,7 +207,7 @@ def test_corrected_is_as_good_as_labels_at_once(seed: int) -> None:
     """Labels come after 60 batches on average, some after 300; whoever takes silence for an answer is wrong by far."""
     draw = np.random.default_rng(seed)
     truth = draw.beta(1, 6, 40)
-    teaching = Teaching(_model(LabelPolicy(kind="corrected", default=0)))
+    teaching = Teaching(_model(CORRECTED))
     corrected, naive, oracle = _Shares(40), _Shares(40), _Shares(40)
     coming: dict[int, list[int]] = {}
     for step in range(1200):
