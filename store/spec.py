@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from store.drift import Drift
 from store.errors import ModelExists, SpecError
 from store.keys import Limits
 from store.schema import Schema, schema_of
@@ -78,6 +79,7 @@ class ModelRecord(BaseModel):
     """Features by whose values reports are broken down."""
     best_score: Literal["highest", "lowest"] = "highest"
     compress: Compression = ""
+    drift: Drift | None = None
     limits: Limits = Limits()
     loaded: bool = True
     """Whether replicas serve it; its learner goes on in any case."""
@@ -166,6 +168,7 @@ class ModelSpec:
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
+        drift: how what it learns from is watched for drift; None: it is not, which costs nothing.
         compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
     """
 
@@ -182,6 +185,7 @@ class ModelSpec:
     slices: tuple[str, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
+    drift: Drift | None = None
     compress: Compression = ""
     record: ModelRecord = field(init=False)
 
@@ -204,6 +208,7 @@ class ModelSpec:
             slices=self.slices,
             best_score=self.best_score,
             limits=self.limits,
+            drift=self.drift,
             compress=self.compress,
             network=network,
         )
