@@ -10,7 +10,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.table import Table
 
-from deploy import cli_archive, cli_compress, cli_experiments, cli_import, cli_keys, cli_models, cli_place, cli_policy, detached
+from deploy import (
+    cli_archive,
+    cli_compress,
+    cli_drift,
+    cli_experiments,
+    cli_import,
+    cli_keys,
+    cli_models,
+    cli_place,
+    cli_policy,
+    detached,
+)
 from deploy.cli_terminal import (
     HomeOption,
     JsonOption,
@@ -28,6 +39,7 @@ from deploy.cli_terminal import (
 from deploy.home import Home
 from deploy.settings import Settings
 from store import logs
+from store.drift import summary
 
 log = logging.getLogger("deploy.cli")  # which is also run as __main__
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -40,6 +52,7 @@ app.add_typer(cli_experiments.app)
 app.add_typer(cli_import.app)
 app.add_typer(cli_place.app)
 app.add_typer(cli_archive.app)
+app.add_typer(cli_drift.app)
 app.command()(cli_compress.compress)
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}
@@ -279,6 +292,9 @@ def _print_models(state: dict[str, Any]) -> None:
             "\n".join(replicas),
         )
     out.print(table)
+    for name, model in state["models"].items():
+        for alarm in model["learner"].get("drift", {}).get("alarms", ())[:1]:
+            say(f"{name}: {summary(alarm)} See 'tidemill drift {name}'.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """How a model's stream is watched for drift, as a user declares it."""
 
-from typing import Literal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,3 +40,31 @@ class Drift(BaseModel):
     respond: tuple[Response, ...] = ("alert",)
     factor: float = Field(default=3.0, gt=0.0, le=100.0)
     batches: int = Field(default=20, ge=1)
+
+
+def summary(alarm: Mapping[str, Any]) -> str:
+    """Return an alarm in words: what moved, since when, how much, and where most.
+
+    >>> place = {"outcome": 512, "at": 0.0, "log_position": "1-1"}
+    >>> moved = {"what": "loss", "effect": 0.51, "before": 0.2, "after": 0.4, "value": "", "slices": []}
+    >>> summary({"kind": "concept", "since": place, "moved": [moved]})
+    'concept drift since 1970-01-01 00:00 UTC (outcome 512): loss 0.2 to 0.4 (0.51).'
+    """
+    named = [_moved(one) for one in alarm["moved"][:3]]
+    more = len(alarm["moved"]) - len(named)
+    what = ", ".join(named) + (f", and {more} more" if more else "")
+    word = "drift" if alarm["kind"] in ("concept", "multivariate") else "shift"
+    return f"{alarm['kind']} {word} since {moment(alarm['since']['at'])} (outcome {alarm['since']['outcome']}): {what}."
+
+
+def moment(at: float) -> str:
+    """A time of the stream's clock, whose years may be any."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC") if -6e10 < at < 2.5e11 else f"{at:g} s"
+
+
+def _moved(one: Mapping[str, Any]) -> str:
+    numbers = f" {one['before']:.4g} to {one['after']:.4g}" if one["before"] is not None and one["after"] is not None else ""
+    value = f" = {one['value']}" if one["value"] else ""
+    where = [f"{part['slice']} {part['value']} {part['effect']:.2f}" for part in one["slices"][:2]]
+    most = f"; most in {', '.join(where)}" if where else ""
+    return f"{one['what']}{value}{numbers} ({one['effect']:.2f}{most})"

@@ -62,6 +62,9 @@ class Learner:
         self._recent = (0.0, 0.0)
         self._before: tuple[dict[str, Tensor], tuple[float, float]] | None = None
         self._rehearsal: Rehearsal | None = None
+        self._last: tuple[Encoded, Tensor, Tensor] | None = None
+        self.pace = 1.0
+        """What the learning rate is multiplied by."""
 
     @property
     def _optimiser(self) -> torch.optim.Adagrad:
@@ -183,12 +186,31 @@ class Learner:
     @torch.no_grad()
     def _progressive(self, encoded: Encoded, labels: Tensor) -> float:
         self.scorer.eval()
-        return float(self._loss(self.scorer.network(*self._inputs(encoded)), labels))
+        logits = self.scorer.network(*self._inputs(encoded))
+        if self.record.drift is not None:
+            self._last = encoded, logits, labels
+        return float(self._loss(logits, labels))
+
+    @torch.no_grad()
+    def seen(self) -> tuple[Encoded, np.ndarray, np.ndarray]:
+        """Return the last batch as it was before it was learned: the encoded rows, scores float32 [rows, outputs], losses
+        float64 [rows]. Kept only of models that are watched for drift."""
+        assert self._last is not None, "no batch was kept"
+        encoded, logits, labels = self._last
+        losses = _row_losses(self.record, logits, labels)
+        return encoded, self.scorer.link(logits).cpu().numpy(), losses.cpu().double().numpy()
+
+    def reset_optimiser(self) -> None:
+        """Let the optimiser begin anew; the weights stay."""
+        self._made = None
+        self.prepare()
 
     def _fit(self, encoded: Encoded, labels: Tensor) -> None:
         settings = self.record.learning
         numbers, categories = self._inputs(encoded)
         self.scorer.train()
+        for group in self._optimiser.param_groups:
+            group["lr"] = settings.learning_rate * self.pace
         for start in range(0, len(labels), settings.rows):
             part = slice(start, start + settings.rows)
             if isinstance(self.scorer.network, TabularNetwork):
@@ -231,6 +253,15 @@ def _losses(record: ModelRecord) -> Callable[[Tensor, Tensor], Tensor]:
     if record.objective == "multiclass":
         return nn.functional.cross_entropy
     return lambda logits, labels: nn.functional.mse_loss(logits[:, 0], labels)
+
+
+def _row_losses(record: ModelRecord, logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each row; their mean is that of `_losses`."""
+    if record.objective == "binary":
+        return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
+    if record.objective == "multiclass":
+        return nn.functional.cross_entropy(logits, labels, reduction="none")
+    return nn.functional.mse_loss(logits[:, 0], labels, reduction="none")
 
 
 def sample(values: Sequence[float], count: int = 32) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import json
 import platform
 from collections.abc import Callable
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,12 +25,14 @@ from store.protocols import START, Advance, Commit, Store, Version
 from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpack_outcomes
 from store.spec import ModelSpec, Schedule
 from trainer.archiving import Archiving
+from trainer.drift.state import join, split
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
 from trainer.retention import forget
 
 if TYPE_CHECKING:
     from trainer.compression.sister import Sister
+    from trainer.drift.watch import Watch
 
 
 class Trainer:
@@ -58,6 +60,7 @@ class Trainer:
         self._batch: list[Outcome] = []
         self._version = 0
         self._sister: Sister | None = None
+        self._watch: Watch | None = None
         self._schedule: Schedule = spec.schedule
         self._cut_at = time()
         self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
@@ -75,6 +78,10 @@ class Trainer:
         else:
             await self._check_declared()
         self.learner = Learner(self._spec)
+        if self._spec.drift is not None:
+            from trainer.drift.watch import Watch  # noqa: PLC0415 - detectors, which most models do without
+
+            self._watch = Watch(self._spec.record, self._spec.drift, self.learner)
         await self.refresh()
         await self._joining.start()
         await self._resume_learner()
@@ -116,6 +123,11 @@ class Trainer:
             "waiting": len(self._batch),
         }
 
+    @property
+    def drift(self) -> dict[str, Any]:
+        """What was found of drift; empty where nobody watches."""
+        return self._watch.shown if self._watch is not None else {}
+
     async def _resume_learner(self) -> None:
         name = learner_consumer(self._model)
         position, state = await self._store.consumer(name)
@@ -126,7 +138,10 @@ class Trainer:
             version = await self._store.version(self._model, self._version)
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
-            self.learner.restore(weights, await self._store.blob(name))
+            checkpoint, watched = split(await self._store.blob(name))
+            self.learner.restore(weights, checkpoint)
+            if self._watch is not None:
+                self._watch.restore(watched)
             await self._compress(version, weights)
         else:
             self._graph = self.learner.export()
@@ -153,6 +168,8 @@ class Trainer:
         started = self._cut_at = time()
         # In a thread: a batch may take long, and this trainer's lease must not run out over it.
         learned = await asyncio.to_thread(self.learner.learn, batch, record.log_position) if batch else NOTHING
+        if self._watch is not None and learned.rows:
+            self._watch.gathered(batch, record.log_position)
         self.busy_s["learn"] += time() - started
         return learned
 
@@ -160,17 +177,18 @@ class Trainer:
         """Move the learner past a cut; publish what it learned, or keep the refusal on record."""
         started = time()
         publishes = bool(learned.rows and not learned.rejected) or not self._version
+        audit = await asyncio.to_thread(self._watch.look) if self._watch is not None and publishes else b""
         weights = self.learner.weights() if publishes else b""
         version = self._describe(cut, position, learned, weights) if publishes or learned.rejected else None
         verdict = _verdict(version, learned)
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
-            "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(),
+            "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(), "drift": self.drift,
         }  # fmt: skip
-        blob = self.learner.checkpoint() if publishes else b""
+        blob = join(self.learner.checkpoint(), self._watch.state() if self._watch is not None else b"") if publishes else b""
         step = Advance(learner_consumer(self._model), self._learner_at, position, json.dumps(state).encode(), blob)
         self._reached("publish.before")
-        published = await self._store.commit(self._model, Commit(step, version, weights))
+        published = await self._store.commit(self._model, Commit(step, version, weights, audit))
         self._reached("publish.after")
         self._learner_at = position
         if publishes and published:

@@ -7,6 +7,7 @@ import psutil
 
 from tests.bench import (
     compress,
+    drift,
     interleaving,
     overload,
     placement,
@@ -22,7 +23,18 @@ from tests.bench import (
 from tests.bench.soak import soak
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
-PARTS = (*ON_PLATFORM, "start", "placement", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
+PARTS = (
+    *ON_PLATFORM,
+    "start",
+    "placement",
+    "planning",
+    "compress",
+    "drift",
+    "statistics",
+    "interleaving",
+    "travellers",
+    "quality",
+)
 
 
 def main() -> None:
@@ -45,6 +57,7 @@ def main() -> None:
         "placement": placement.placement,
         "planning": routing.planning,
         "compress": compress.compress_figures,
+        "drift": drift.drift_figures,
         "statistics": statistics.statistics_figures,
         "interleaving": interleaving.interleaving,
         "travellers": travellers.flight_rankers,

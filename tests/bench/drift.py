@@ -3,6 +3,7 @@
 Seeds are fixed, so a second run prints the same figures.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
-from river import drift
+from river import drift as detectors
 
 from store.drift import Drift
 from store.encoding import Encoder
@@ -107,12 +108,12 @@ def batch(given: Stream, encoder: Encoder, start: int, end: int) -> Seen:
     part = slice(start, end)
     prices, ages, stocks = given.numbers[part].T.tolist()
     rows = [
-        [price, None if age != age else age, stock, COUNTRIES[country]]
+        [price, None if math.isnan(age) else age, stock, COUNTRIES[country]]
         for price, age, stock, country in zip(prices, ages, stocks, given.countries[part].tolist(), strict=True)
     ]
     served = Served("main", 1, 1.0)
     outcomes = [
-        Outcome("", "", row, [0.0], served, 0.0, "label", True, at, at, at)  # type: ignore[arg-type]
+        Outcome("", "", row, [0.0], served, 0.0, "label", True, at, at, at)
         for row, at in zip(rows, given.times[part].tolist(), strict=True)
     ]
     losses = given.losses[part]
@@ -140,10 +141,14 @@ class Found:
 
 
 def judge(runs: Iterable[tuple[Stream, list[int]]], offset: int = 0) -> Found:
-    """An alarm before the change is false; the first one after it is its delay, later ones are not counted."""
+    """An alarm before the change is false; the first one after it is its delay, later ones are not counted.
+
+    Args:
+        offset: where the stretch of the stream begins that was watched.
+    """
     delays, missed, false, outcomes = list[int](), 0, 0, 0
     for given, alarms in runs:
-        calm = len(given.losses) if given.change is None else given.change - offset
+        calm = (KSWIN_LENGTH if offset else len(given.losses)) if given.change is None else given.change - offset
         false += sum(one < calm for one in alarms)
         outcomes += calm
         if given.change is not None:
@@ -151,3 +156,43 @@ def judge(runs: Iterable[tuple[Stream, list[int]]], offset: int = 0) -> Found:
             delays += after[:1]
             missed += not after
     return Found(delays, missed, false, outcomes)
+
+
+ALONE: dict[str, Callable[[], Any]] = {
+    "river ADWIN": detectors.ADWIN,
+    "river PageHinkley": detectors.PageHinkley,
+    "river KSWIN": lambda: detectors.KSWIN(seed=0),
+}
+
+
+def drift_figures() -> None:
+    """Print delays, what was missed, and false alarms, of the monitor and of river's detectors alone."""
+    started = perf_counter()
+    title = f"Drift: {RUNS} streams of {LENGTH:,} outcomes each ({CALM} without drift), change at {CHANGE:,}"
+    columns = ("stream", "detector", "mean delay", "median delay", "missed", "false alarms per 10^6 outcomes", "of outcomes")
+    table = Table(*columns, title=title, width=150)
+    for shape in SHAPES:
+        for name, found in _figures(shape):
+            mean, median = (f"{of(found.delays):,.0f}" if found.delays else "" for of in (np.mean, np.median))
+            false = f"{found.false / found.outcomes * 1e6:,.1f}"
+            table.add_row(shape, name, mean, median, str(found.missed), false, f"{found.outcomes:,}")
+        table.add_section()
+    console.print(table)
+    console.print(f"[dim]{perf_counter() - started:.0f} s[/dim]")
+
+
+def _figures(shape: Shape) -> Iterable[tuple[str, Found]]:
+    streams = [stream(shape, seed) for seed in range(CALM if shape in ("none", "seasonal") else RUNS)]
+    yield "all of ours", judge((one, ours(shape, one)) for one in streams)
+    yield "ours, the loss alone", judge((one, ours(shape, one, ("concept",))) for one in streams)
+    for name, make in ALONE.items():
+        if name == "river KSWIN":
+            first = CHANGE - KSWIN_LENGTH // 2
+            part = slice(first, first + KSWIN_LENGTH)
+            yield name, judge(((one, alone(make, one.losses[part])) for one in streams[:3]), first)
+        else:
+            yield name, judge((one, alone(make, one.losses)) for one in streams)
+
+
+if __name__ == "__main__":
+    drift_figures()

@@ -27,6 +27,8 @@ class Column:
     name: str
     kind: Kind | Literal["loss"]
     categories: bool = False
+    place: tuple[int, int] | None = None
+    """Of a category where it is in a row, and among the encoded categories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,13 @@ class Columns:
     def __init__(self, record: ModelRecord) -> None:
         self._record = record
         discrete = record.objective == "multiclass"
-        self.all: list[Column] = [column for field in record.features.fields for column in _columns(field)]
+        self.all: list[Column] = []
+        category = 0
+        for index, field in enumerate(record.features.fields):
+            self.all += _columns(field, (index, category))
+            category += len(field.category_buckets)
         self.all += [Column(LABEL, "label", discrete), Column(OUTPUT, "prediction", discrete), Column(LOSS, "loss")]
+        self._seen: Seen | None = None
         names = [field.name for field in record.features.fields]
         self.slices = [names.index(name) for name in record.slices]
 
@@ -60,7 +67,8 @@ class Columns:
         return len(self.all) - 1
 
     def values(self, seen: Seen) -> np.ndarray:
-        """Return float64 [rows, columns]."""
+        """Return float64 [rows, columns]; `said` speaks of these rows from then on."""
+        self._seen = seen
         parts: list[np.ndarray] = []
         number = category = 0
         for field in self._record.features.fields:
@@ -74,6 +82,15 @@ class Columns:
             number, category = number + field.numbers, category + len(field.category_buckets)
         parts += [self._labels(seen), self._outputs(seen), seen.losses]
         return np.stack([part.astype(np.float64) for part in parts], axis=1)
+
+    def said(self, column: int, code: int) -> str:
+        """Return the category that a code stands for, in the words of the last rows."""
+        place = self.all[column].place
+        if place is None:
+            return self._record.classes[code - 1]
+        if self._seen is not None and len(rows := np.flatnonzero(self._seen.encoded.categories[:, place[1]] == code)):
+            return _text(self._seen.outcomes[int(rows[0])].row[place[0]])
+        return f"bucket {code}"
 
     def _labels(self, seen: Seen) -> np.ndarray:
         if self._record.objective != "multiclass":
@@ -106,15 +123,17 @@ class Slices:
         return codes
 
 
-def _columns(field: FeatureField) -> list[Column]:
+def _columns(field: FeatureField, place: tuple[int, int]) -> list[Column]:
     match field.kind:
         case "timestamp":
             return []
         case "vector":
             projections = [f"{field.name} (projection {number + 1})" for number in range(PROJECTIONS)]
             return [Column(name, "covariate") for name in (f"{field.name} (length)", *projections)]
-        case kind:
-            return [Column(field.name, "covariate", kind == "category")]
+        case "category":
+            return [Column(field.name, "covariate", True, place)]
+        case _:
+            return [Column(field.name, "covariate")]
 
 
 def _projected(vectors: np.ndarray) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ moved begin anew, with what comes from then on: one change is one alarm.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,16 @@ BEYOND = -690.0
 
 
 class Distributions:
-    """Kolmogorov and Smirnov's test for numbers, Pearson's for categories. `level`: false alarms accepted per outcome."""
+    """Kolmogorov and Smirnov's test for numbers, Pearson's for categories. `level`: false alarms accepted per outcome.
 
-    def __init__(self, columns: Sequence[Column], settings: Drift, sliced: Sliced, level: float) -> None:
+    `said` gives the category that a column's code stands for.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], settings: Drift, sliced: Sliced, level: float, said: Callable[[int, int], str]
+    ) -> None:
         self._columns, self._settings, self._sliced = columns, settings, sliced
-        self._season = Season.of(settings.season)
+        self._said, self._season = said, Season.of(settings.season)
         self._parts = max(2, settings.long // settings.short)
         self._judged = [c for c, column in enumerate(columns) if column.kind in settings.watch]
         self._reference = Reference(self._season, len(columns), bins.WIDTH, bins.BINS, self._parts)
@@ -147,14 +152,14 @@ class Distributions:
             return Moved(one.name, "ks", found[0], p, before, after, "", slices)
         shares, usual = sums[: bins.BINS] / sums[: bins.BINS].sum(), expected[: bins.BINS]
         most = int(np.abs(shares - usual).argmax())
-        code = self._named(column, most, window)
+        code = self._named(column, most)
         return Moved(one.name, "chi-square", found[0], p, float(usual[most]), float(shares[most]), code, slices)
 
-    def _named(self, column: int, most: int, window: Window) -> str:
-        """Return the code that a bin of categories stands for."""
+    def _named(self, column: int, most: int) -> str:
+        """Return what a bin of categories stands for."""
         by = self._by[column]
         if by is not None and most < len(by):
-            return f"code {int(by[most])}"
+            return self._said(column, int(by[most]))
         return "missing" if most == bins.MISSING else "others"
 
     def state(self) -> Any:

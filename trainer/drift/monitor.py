@@ -33,7 +33,7 @@ class Monitor:
         kinds = set(settings.watch)
         parts = sum((bool(kinds & {"covariate", "label", "prediction"}), "multivariate" in kinds, "concept" in kinds))
         each = level / max(1, parts)
-        self._distributions = Distributions(self._columns.all, settings, self._sliced, each)
+        self._distributions = Distributions(self._columns.all, settings, self._sliced, each, self._columns.said)
         self._kernel = KernelTest(self._columns.all, settings, each) if "multivariate" in kinds else None
         concept = Concept(settings, self._columns.loss, each) if "concept" in kinds else None
         made: dict[str, Detector | None] = {
