@@ -17,7 +17,7 @@ class Drift(BaseModel):
         watch: which kinds. covariate: each feature by itself; multivariate: the features together; prediction: the learner's
             answers; label; concept: the loss of each row before its label is learned.
         short: outcomes of the windows that are looked at first.
-        long: outcomes of the long windows, a multiple of `short`: they show less, later.
+        long: outcomes of the long windows, rounded down to a multiple of `short`: they show less, later.
         season: what a window is compared with: the same hour of earlier days, the same hour of earlier weeks (the clock is
             UTC), or (None) all that was learned. It is taken from two whole cycles: until then features, answers and labels
             are not judged, and a season of the loss may alarm.

@@ -1,6 +1,7 @@
-"""Drift: how soon it is found and how often it is not there, on streams whose changes are known; beside river's detectors alone.
+"""Drift: how soon it is found, and how often it was not there, on streams whose changes are known.
 
-Seeds are fixed, so a second run prints the same figures.
+River's detectors alone, on the losses and with their own settings, stand beside the monitor. Seeds
+are fixed, so a second run prints the same figures.
 """
 
 import math
@@ -90,12 +91,12 @@ def _share(shape: Shape, at: np.ndarray, change: int, draw: np.random.Generator)
             return (at >= change).astype(float)
 
 
-def ours(shape: Shape, given: Stream, kinds: tuple[Any, ...] = ("covariate", "multivariate", "concept")) -> list[int]:
-    """Return at which outcomes the monitor alarms."""
+def ours(shape: Shape, given: Stream, **settings: Any) -> list[int]:
+    """Return at which outcomes the monitor alarms; it is told of a season where there is one."""
     season = "hour" if shape.startswith("seasonal") else None
-    spec = ModelSpec(name="m", features=Features, objective="regression", drift=Drift(watch=kinds, season=season))
-    assert spec.drift is not None
-    monitor, encoder = Monitor(spec.record, spec.drift), Encoder(spec.record.features)
+    drift = Drift(**{"watch": ("covariate", "multivariate", "concept"), "season": season} | settings)
+    record = ModelSpec(name="m", features=Features, objective="regression").record
+    monitor, encoder = Monitor(record, drift), Encoder(record.features)
     alarms: list[int] = []
     for start in range(0, len(given.losses), 4096):
         alarms += [one.found.outcome for one in monitor.take(batch(given, encoder, start, start + 4096), "1-1")]
@@ -184,7 +185,7 @@ def drift_figures() -> None:
 def _figures(shape: Shape) -> Iterable[tuple[str, Found]]:
     streams = [stream(shape, seed) for seed in range(CALM if shape in ("none", "seasonal") else RUNS)]
     yield "all of ours", judge((one, ours(shape, one)) for one in streams)
-    yield "ours, the loss alone", judge((one, ours(shape, one, ("concept",))) for one in streams)
+    yield "ours, the loss alone", judge((one, ours(shape, one, watch=("concept",))) for one in streams)
     for name, make in ALONE.items():
         if name == "river KSWIN":
             first = CHANGE - KSWIN_LENGTH // 2

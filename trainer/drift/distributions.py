@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from store.drift import Drift
+from store.drift import Drift, Kind
 from trainer.drift import bins
 from trainer.drift.chi_square import chi_square
 from trainer.drift.columns import Column
@@ -115,8 +115,8 @@ class Distributions:
         small = self._settings.effect
         alarming = {c for c, (effect, log_p) in found.items() if log_p < self._levels[last] and effect >= small}
         alarms: list[Alarm] = []
-        for kind in dict.fromkeys(self._columns[c].kind for c in sorted(alarming)):
-            assert kind != "loss"
+        kinds: list[Kind] = [kind for c in sorted(alarming) if (kind := self._columns[c].kind) != "loss"]
+        for kind in dict.fromkeys(kinds):
             moved = [c for c, (_, log_p) in found.items() if c in alarming or log_p < LAX]
             moved = sorted((c for c in moved if self._columns[c].kind == kind), key=lambda c: -found[c][0])
             since = self._began(next(c for c in moved if c in alarming))

@@ -55,7 +55,8 @@ class KernelTest:
     def look(self, window: Window) -> list[Alarm]:
         if len(self._inputs) < 2:
             return []
-        values = window.values[:, self._inputs]
+        # In one layout, saved or not: sums depend on the order in which they are made.
+        values = np.ascontiguousarray(window.values[:, self._inputs])
         if self._scales is None:
             self._raw.append(values)
             if len(self._raw) < LAYOUT:
