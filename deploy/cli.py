@@ -39,7 +39,6 @@ from deploy.cli_terminal import (
 from deploy.home import Home
 from deploy.settings import Settings
 from store import logs
-from store.drift import summary
 
 log = logging.getLogger("deploy.cli")  # which is also run as __main__
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -292,9 +291,8 @@ def _print_models(state: dict[str, Any]) -> None:
             "\n".join(replicas),
         )
     out.print(table)
-    for name, model in state["models"].items():
-        for alarm in model["learner"].get("drift", {}).get("alarms", ())[:1]:
-            say(f"{name}: {summary(alarm)} See 'tidemill drift {name}'.")
+    for line in cli_drift.newest(state["models"]):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import typer
 
 from deploy.cli_terminal import HomeOption, JsonOption, Model, connected, errors, out, print_json, say, table
 from deploy.cli_words import number
-from store.drift import moment
+from store.drift import moment, summary
 
 app = typer.Typer()
 
@@ -40,6 +40,13 @@ def drift(model: Model, home: HomeOption = None, as_json: JsonOption = False) ->
             out.print(table(_COLUMNS, (row for alarm in found["alarms"] for row in _rows(alarm))))
         for line in _lines(found):
             say(line)
+
+
+def newest(models: dict[str, Any]) -> Iterator[str]:
+    """The newest alarm of each model, in words, of what the status says of them."""
+    for name, model in models.items():
+        for alarm in model["learner"].get("drift", {}).get("alarms", ())[:1]:
+            yield f"{name}: {summary(alarm)} See 'tidemill drift {name}'."
 
 
 def _rows(alarm: dict[str, Any]) -> Iterator[tuple[str, ...]]:

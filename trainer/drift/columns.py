@@ -16,6 +16,9 @@ PROJECTIONS = 3
 LOSS = "loss"
 LABEL = "label"
 OUTPUT = "output"
+NAMED = 64
+"""Categories of a column whose names are remembered."""
+
 SLICE_VALUES = 12
 """Values of a slice that are told apart; the others are taken together."""
 
@@ -55,7 +58,8 @@ class Columns:
             self.all += _columns(field, (index, category))
             category += len(field.category_buckets)
         self.all += [Column(LABEL, "label", discrete), Column(OUTPUT, "prediction", discrete), Column(LOSS, "loss")]
-        self._seen: Seen | None = None
+        self.names: dict[int, dict[int, str]] = {c: {} for c, column in enumerate(self.all) if column.place}
+        """Of each column of categories what its codes stand for, as far as they came early."""
         names = [field.name for field in record.features.fields]
         self.slices = [names.index(name) for name in record.slices]
 
@@ -67,8 +71,8 @@ class Columns:
         return len(self.all) - 1
 
     def values(self, seen: Seen) -> np.ndarray:
-        """Return float64 [rows, columns]; `said` speaks of these rows from then on."""
-        self._seen = seen
+        """Return float64 [rows, columns]."""
+        self._name(seen)
         parts: list[np.ndarray] = []
         number = category = 0
         for field in self._record.features.fields:
@@ -84,13 +88,21 @@ class Columns:
         return np.stack([part.astype(np.float64) for part in parts], axis=1)
 
     def said(self, column: int, code: int) -> str:
-        """Return the category that a code stands for, in the words of the last rows."""
+        """Return the category that a code stands for."""
         place = self.all[column].place
         if place is None:
             return self._record.classes[code - 1]
-        if self._seen is not None and len(rows := np.flatnonzero(self._seen.encoded.categories[:, place[1]] == code)):
-            return _text(self._seen.outcomes[int(rows[0])].row[place[0]])
-        return f"bucket {code}"
+        return self.names[column].get(code, f"bucket {code}")
+
+    def _name(self, seen: Seen) -> None:
+        for column, names in self.names.items():
+            place = self.all[column].place
+            if place is None or len(names) >= NAMED:
+                continue
+            codes, rows = np.unique(seen.encoded.categories[:, place[1]], return_index=True)
+            for code, row in zip(codes.tolist(), rows.tolist(), strict=True):
+                if code not in names and len(names) < NAMED:
+                    names[code] = _text(seen.outcomes[row].row[place[0]])
 
     def _labels(self, seen: Seen) -> np.ndarray:
         if self._record.objective != "multiclass":

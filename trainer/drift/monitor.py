@@ -108,7 +108,7 @@ class Monitor:
         return self._distributions.progress()
 
     def state(self) -> bytes:
-        rest = [self._times, self._values, self._slices, self._marks, self.outcomes, self.off]
+        rest = [self._times, self._values, self._slices, self._marks, self.outcomes, self.off, self._columns.names]
         detectors = {name: None if name in self.off else one.state() for name, one in self._detectors.items()}
         return pack([FORMAT, self._described(), rest, self._sliced.state(), detectors])
 
@@ -117,7 +117,7 @@ class Monitor:
         written, described, rest, sliced, detectors = unpack(content)
         if written != FORMAT or described != self._described():
             return False
-        self._times, self._values, self._slices, self._marks, self.outcomes, self.off = rest
+        self._times, self._values, self._slices, self._marks, self.outcomes, self.off, self._columns.names = rest
         self._sliced.restore(sliced)
         for name, one in self._detectors.items():
             if name not in self.off:

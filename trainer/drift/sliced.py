@@ -9,7 +9,7 @@ from trainer.drift import bins
 from trainer.drift.columns import SLICE_VALUES, Column, Slices
 from trainer.drift.window import SliceMoved, Window
 
-ROWS = 30
+ROWS = 20
 """Rows that a value needs on both sides to be spoken of."""
 MOST = 3
 KEEP = 100_000.0
