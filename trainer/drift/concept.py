@@ -19,8 +19,8 @@ GRAIN = 32
 """Rows of a mean."""
 WARM = 64
 """Means that the others are standardised by."""
-CAUTION = 1.1
-"""What is put on their standard deviation, which is itself known to a tenth."""
+CAUTION = 1.25
+"""What is put on their standard deviation: it is itself known to a tenth, and means of so few losses are skewed."""
 FED = 4096
 """Means that are remembered at most; then half of them are, and the detectors begin with those."""
 FORGET = 0.9
