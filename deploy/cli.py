@@ -13,6 +13,7 @@ from rich.table import Table
 from deploy import (
     cli_archive,
     cli_compress,
+    cli_drift,
     cli_experiments,
     cli_import,
     cli_keys,
@@ -34,6 +35,7 @@ from deploy.cli_terminal import (
     out,
     print_json,
     read_json,
+    say,
 )
 from deploy.home import Home
 from deploy.settings import Settings
@@ -52,6 +54,7 @@ app.add_typer(cli_place.app)
 app.add_typer(cli_archive.app)
 app.add_typer(cli_versions.versions_app, name="versions")
 app.add_typer(cli_retrain.app)
+app.add_typer(cli_drift.app)
 app.command()(cli_compress.compress)
 
 
@@ -244,6 +247,8 @@ def _print_models(state: dict[str, Any]) -> None:
             "\n".join(replicas),
         )
     out.print(table)
+    for line in cli_drift.newest(state["models"]):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,10 @@ class Client:
         schedule = {"outcomes": outcomes, "seconds": seconds}
         return self._call("PUT", f"/admin/models/{model}/schedule", json=schedule)
 
+    def drift(self, model: str) -> dict[str, Any]:
+        """What was found of drift, newest first."""
+        return self._call("GET", f"/admin/models/{model}/drift")
+
     def placement(self, model: str, variant: str) -> dict[str, Any]:
         """Where a variant is to answer, and where it does."""
         return self._call("GET", f"/admin/models/{model}/variants/{quote(variant)}/placement")

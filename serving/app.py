@@ -163,6 +163,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         _route(f"{model}/variants/{{variant}}/placement", "GET", replica, view(placements.show)),
         _route(f"{model}/variants/{{variant}}/placement", "PUT", replica, guard(placements.place)),
         _route(f"{model}/retrain", "POST", replica, guard(operators.retrain)),
+        _route(f"{model}/drift", "GET", replica, view(operators.drift)),
         _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
         _route("/admin/models", "GET", replica, view(models.show)),

@@ -179,6 +179,13 @@ class Operators:
         await self.store.set_schedule(model, schedule)
         return answer(schedule.model_dump())
 
+    async def drift(self, request: Request) -> Response:
+        """What its trainer found of drift: the newest alarms first, and how far the watching is."""
+        model, record = await self._trainable(request)
+        _, state = await self.store.consumer(learner_consumer(model))
+        found: dict[str, Any] = (json.loads(state) if state else {}).get("drift", {})
+        return answer({"watched": record.drift is not None, **found})
+
     async def _trainable(self, request: Request) -> tuple[str, ModelRecord]:
         """Return the model of a request about learning; raises NotTrainable where it has no trainer."""
         model = self.model(request)

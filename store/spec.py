@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from store.drift import Drift
 from store.errors import ModelExists, SpecError
 from store.gates import Gates
 from store.keys import Limits
@@ -95,6 +96,7 @@ class ModelRecord(BaseModel):
     """Features by whose values reports are broken down."""
     best_score: Literal["highest", "lowest"] = "highest"
     compress: Compression = ""
+    drift: Drift | None = None
     limits: Limits = Limits()
     gates: Gates = Gates()
     loaded: bool = True
@@ -190,6 +192,7 @@ class ModelSpec:
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
         gates: what each version must pass before it is published.
+        drift: how what it learns from is watched for drift; None: it is not, which costs nothing.
         compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
     """
 
@@ -207,6 +210,7 @@ class ModelSpec:
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
     gates: Gates = Gates()
+    drift: Drift | None = None
     compress: Compression = ""
     record: ModelRecord = field(init=False)
 
@@ -230,6 +234,7 @@ class ModelSpec:
             best_score=self.best_score,
             limits=self.limits,
             gates=self.gates,
+            drift=self.drift,
             compress=self.compress,
             network=network,
         )

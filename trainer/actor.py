@@ -113,6 +113,7 @@ class TrainerActor:
         registry = CollectorRegistry()
         busy = Counter("tidemill_trainer_busy_seconds", "Time by stage", ["model", "stage"], registry=registry)
         version = Gauge("tidemill_trainer_version", "Newest version", ["model"], registry=registry)
+        alarms = Counter("tidemill_drift_alarms", "Alarms of drift", ["model", "kind"], registry=registry)
         seen = _Seen()
         while True:
             trainer, progress = self._trainer, dict[str, object]()
@@ -126,6 +127,10 @@ class TrainerActor:
                 for stage, seconds in trainer.busy_s.items():
                     busy.labels(self._model, stage).inc(seen.more(stage, seconds))
                 version.labels(self._model).set(float(str(progress["version"])))
+                drift = trainer.drift
+                away |= {f"drift ({name})": f"switched off: {why}" for name, why in drift.get("off", {}).items()}
+                for kind, count in drift.get("counts", {}).items():
+                    alarms.labels(self._model, kind).inc(seen.more(f"drift {kind}", count))
             report = Report(
                 name=f"trainer:{self._model}",
                 role="trainer",

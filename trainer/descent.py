@@ -56,6 +56,8 @@ class Descent:
         self.replay = Reservoir(self._settings.replay, record) if self._settings.replay else None
         self.steps = 0
         """How many were taken since the model began."""
+        self.pace = 1.0
+        """What the learning rate is multiplied by."""
         self.afresh = ""
         """Which state did not fit the declaration when it was taken up, and starts anew; nothing after the next batch."""
 
@@ -65,6 +67,11 @@ class Descent:
         if self._made is None:
             self._made = optimiser_of(self._settings, self._trained.values(), self._device)
         return self._made
+
+    def reset(self) -> None:
+        """Let the optimiser begin anew; the weights stay."""
+        self._made = None
+        assert self.optimiser
 
     def fit(self, rows: Rows, kept: Rows, outcomes: int, draw: np.random.Generator) -> None:
         """Learn a micro-batch of so many outcomes, and offer the rows that may be `kept` to the replay; the network is in
@@ -92,9 +99,8 @@ class Descent:
         return (self._loss(logits, rows.labels) * rows.weights).mean()
 
     def _step(self, rows: Rows) -> None:
-        if self._settings.rate.kind != "constant":
-            for group in self.optimiser.param_groups:
-                group["lr"] = self._settings.learning_rate * share_of_rate(self._settings.rate, self.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._settings.learning_rate * share_of_rate(self._settings.rate, self.steps) * self.pace
         self.optimiser.zero_grad()
         self.loss(rows).backward()
         self.optimiser.step()

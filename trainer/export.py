@@ -36,7 +36,10 @@ class Scorer(nn.Module):
         self.objective = objective
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        logits = self.network(numbers, categories)
+        return self.link(self.network(numbers, categories))
+
+    def link(self, logits: Tensor) -> Tensor:
+        """Return the scores that logits stand for."""
         if self.objective == "binary":
             return torch.sigmoid(logits)
         return torch.softmax(logits, dim=1) if self.objective == "multiclass" else logits

@@ -84,6 +84,7 @@ class Learner:
         self._recent = (0.0, 0.0)
         self._before: tuple[dict[str, Tensor], Before, tuple[float, float], dict[str, np.ndarray]] | None = None
         self._rehearsal: Rehearsal | None = None
+        self._last: tuple[Rows, Tensor] | None = None
 
     def prepare(self) -> None:
         """Make what the first batch would otherwise wait for."""
@@ -226,10 +227,20 @@ class Learner:
     def _progressive(self, rows: Rows, judged: list[int]) -> float:
         """The objective's proper loss, whatever is minimised, on those rows by which the model is judged; NaN without any."""
         self.scorer.eval()
-        logits, labels = self.scorer.network(rows.numbers, rows.categories), rows.labels
-        if len(judged) < len(rows):
-            logits, labels = logits[judged], labels[judged]
-        return float(self._plain.mean(logits, labels)) if judged else math.nan
+        rows = rows if len(judged) == len(rows) else rows.at(judged)
+        logits = self.scorer.network(rows.numbers, rows.categories)
+        if self.record.drift is not None:
+            self._last = rows, logits
+        return float(self._plain.mean(logits, rows.labels)) if judged else math.nan
+
+    @torch.no_grad()
+    def seen(self) -> tuple[Encoded, np.ndarray, np.ndarray]:
+        """Return what the last batch was judged by, before it was learned: the encoded rows, scores float32 [rows, outputs],
+        losses float64 [rows]. Kept only of models that are watched for drift."""
+        assert self._last is not None, "no batch was kept"
+        rows, logits = self._last
+        encoded = Encoded(rows.numbers.cpu().numpy(), rows.categories.cpu().numpy())
+        return encoded, self.scorer.link(logits).cpu().numpy(), self._plain(logits, rows.labels).cpu().double().numpy()
 
     @torch.no_grad()
     def _taught(self, outcomes: Sequence[Outcome], rows: Rows) -> Rows:

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from store import tracing
 from store.artefact import digest_of
@@ -22,6 +22,7 @@ from store.protocols import START, Advance, Commit, Store, Version, position_key
 from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpack_outcomes
 from store.spec import ModelSpec, Schedule
 from trainer.archiving import Archiving
+from trainer.drift.state import join, split
 from trainer.gates.keeper import Keeper, unsealed
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
 from trainer.learner import NOTHING, Learned, Learner
@@ -30,6 +31,7 @@ from trainer.retention import forget
 
 if TYPE_CHECKING:
     from trainer.compression.sister import Sister
+    from trainer.drift.watch import Watch
 
 
 class Trainer:
@@ -59,6 +61,7 @@ class Trainer:
         self._batch: list[Outcome] = []
         self._version = 0
         self._sister: Sister | None = None
+        self._watch: Watch | None = None
         self._schedule: Schedule = spec.schedule
         self._cut_at = time()
         self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
@@ -77,6 +80,10 @@ class Trainer:
             await self._check_declared()
         self.learner = Learner(self._spec)
         self._lineage = lineage_of(self._spec, self.learner.device.type)
+        if self._spec.drift is not None:
+            from trainer.drift.watch import Watch  # noqa: PLC0415 - detectors, which most models do without
+
+            self._watch = Watch(self._spec.record, self._spec.drift, self.learner)
         await self.refresh()
         await self._joining.start()
         await self._resume_learner()
@@ -118,6 +125,11 @@ class Trainer:
             "waiting": len(self._batch),
         }
 
+    @property
+    def drift(self) -> dict[str, Any]:
+        """What was found of drift; empty where nobody watches."""
+        return self._watch.shown if self._watch is not None else {}
+
     async def _resume_learner(self) -> None:
         name = learner_consumer(self._model)
         position, state = await self._store.consumer(name)
@@ -130,7 +142,10 @@ class Trainer:
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
             blob = await self._store.blob(name)
-            self.learner.restore(weights, unsealed(blob))
+            checkpoint, watched = split(unsealed(blob))
+            self.learner.restore(weights, checkpoint)
+            if self._watch is not None:
+                self._watch.restore(watched)
             self._keeper = Keeper(self.learner, self._graph)
             await self._keeper.resume(known.get("gates", {}), blob, self._store)
             if version.status == "published":
@@ -170,6 +185,8 @@ class Trainer:
         started = self._cut_at = time()
         # In a thread: a batch may take long, and this trainer's lease must not run out over it.
         learned = await asyncio.to_thread(self._learn, batch, record.log_position) if batch else NOTHING
+        if self._watch is not None and learned.rows:
+            self._watch.gathered(batch, record.log_position)
         self.busy_s["learn"] += time() - started
         return learned
 
@@ -182,19 +199,21 @@ class Trainer:
         self._reached("gates.after")
         # A version that is too slow or too large is not published, and yet it is where the learner goes on from.
         keeps = bool(learned.rows and (not learned.rejected or learned.goes_on)) or not self._version
+        audit = await asyncio.to_thread(self._watch.look) if self._watch is not None and keeps else b""
         weights = self.learner.weights() if keeps else b""
         version = self._describe(cut, position, learned, weights) if keeps or learned.rejected else None
         anchored = self._keeper.settle(self._learner_at, position, learned)
         verdict = _verdict(version, learned)
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
-            "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(),
+            "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(), "drift": self.drift,
             "version": self._version, "gates": self._keeper.state(),
         }  # fmt: skip
-        blob = self._keeper.seal(self.learner.checkpoint()) if keeps or anchored else b""
+        watched = self._watch.state() if self._watch is not None else b""
+        blob = self._keeper.seal(join(self.learner.checkpoint(), watched)) if keeps or anchored else b""
         step = Advance(learner_consumer(self._model), self._learner_at, position, json.dumps(state).encode(), blob)
         self._reached("publish.before")
-        published = await self._store.commit(self._model, Commit(step, version, weights))
+        published = await self._store.commit(self._model, Commit(step, version, weights, audit))
         self._reached("publish.after")
         self._learner_at = position
         if published:

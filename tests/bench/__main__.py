@@ -7,6 +7,7 @@ import psutil
 
 from tests.bench import (
     compress,
+    drift,
     interleaving,
     labels,
     learning,
@@ -31,6 +32,7 @@ PARTS = (
     "planning",
     "learning",
     "compress",
+    "drift",
     "statistics",
     "interleaving",
     "travellers",
@@ -60,6 +62,7 @@ def main() -> None:
         "planning": routing.planning,
         "learning": learning.learning_figures,
         "compress": compress.compress_figures,
+        "drift": drift.drift_figures,
         "statistics": statistics.statistics_figures,
         "interleaving": interleaving.interleaving,
         "travellers": travellers.flight_rankers,

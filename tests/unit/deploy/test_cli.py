@@ -346,6 +346,36 @@ def test_a_rollout_is_shown_on_and_off(platform: FakePlatform) -> None:
     assert "off: 'tidemill rollout on m'" in platform.says("rollout", "show", "m")
 
 
+def test_drift_is_shown_with_what_moved_and_where(platform: FakePlatform) -> None:
+    place = {"outcome": 4000, "at": 0.0, "log_position": "1-1"}
+    moved = {
+        "what": "price", "test": "ks", "effect": 0.51, "p": 1e-9, "before": 1.0, "after": 2.5, "value": "",
+        "slices": [{"slice": "country", "value": "VN", "effect": 0.7, "rows": 40}],
+    }  # fmt: skip
+    alarm = {
+        "kind": "covariate", "window": "short", "since": place, "found": place, "moved": [moved], "responses": ["retrain"],
+    }  # fmt: skip
+    found = {
+        "watched": True, "alarms": [alarm], "counts": {"covariate": 1}, "outcomes": 5000, "compared": 3, "columns": 4,
+        "off": {"kernel": "ValueError: no"}, "faster": 0, "retrain": place,
+    }  # fmt: skip
+    platform.answers["GET /admin/models/m/drift"] = found
+    said = platform.says("drift", "m")
+    assert "1970-01-01 00:00" in said
+    for words in (
+        "price",
+        "0.510",
+        "VN (0.70)",
+        "1 covariate",
+        "switched off: kernel: ValueError: no",
+        "asked for: retraining",
+    ):
+        assert words in said
+    assert json.loads(platform.says("drift", "m", "--json")) == found
+    platform.answers["GET /admin/models/m/drift"] = {"watched": False}
+    assert "is not watched" in platform.says("drift", "m")
+
+
 def test_reasons_are_printed_as_they_are(platform: FakePlatform) -> None:
     platform.answers["GET /admin/models/m/versions?last=20"] = {"versions": [_version(4, "rejected"), _version(3)]}
     said = platform.says("versions", "m")
