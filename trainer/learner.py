@@ -173,7 +173,8 @@ class Learner:
         tensors |= {name: tensor for name, tensor in self.scorer.state_dict().items() if name not in shipped}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         trust = self._teaching.trust.packed()
-        return pack_weights(arrays, {"recent": json.dumps(self._recent), "descent": rest, "trust": trust})
+        # One text: several would be written in any order, and the same state is to be the same bytes.
+        return pack_weights(arrays, {"learner": json.dumps({"recent": self._recent, "descent": rest, "trust": trust})})
 
     def restore(self, weights: bytes, checkpoint: bytes) -> None:
         """Become the learner that wrote these.
@@ -184,10 +185,13 @@ class Learner:
         try:
             tensors = load(weights) | load(checkpoint)
             header: dict[str, Any] = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])["__metadata__"]
-            mean, weight = json.loads(header["recent"])
+            known: dict[str, Any] = (
+                json.loads(header["learner"]) if "learner" in header else {"recent": json.loads(header["recent"])}
+            )
+            mean, weight = known["recent"]
             self._restore({name: tensor for name, tensor in tensors.items() if name.startswith(_NETWORK)})
-            self.descent.restore(tensors, header.get("descent", ""))
-            self._teaching = Teaching(self.record, header.get("trust", ""))
+            self.descent.restore(tensors, known.get("descent", ""))
+            self._teaching = Teaching(self.record, known.get("trust", ""))
         except Exception as error:  # safetensors and torch raise many kinds
             raise CheckpointError(f"the checkpoint does not fit this network: {str(error).splitlines()[0]}") from error
         self._recent = (mean, weight)
