@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from store.cron import cron
 from store.errors import ModelExists, SpecError
 from store.keys import Limits
 from store.schema import Schema, schema_of
@@ -35,12 +36,21 @@ class LabelPolicy(BaseModel):
 
 
 class Schedule(BaseModel):
-    """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds, or (both None) by hand alone."""
+    """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds (2 if nothing is said), at the times of
+    `cron` in `timezone`, `on_drift`; by hand at any time, and where none of these is set, by hand alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outcomes: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=2.0, gt=0.0, allow_inf_nan=False)
+    cron: str | None = Field(default=None, max_length=200)
+    timezone: str = Field(default="UTC", max_length=80)
+    on_drift: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        cron(self.cron or "0 0 * * *", self.timezone)
+        return self
 
 
 class Learning(BaseModel):
@@ -79,6 +89,7 @@ class ModelRecord(BaseModel):
     best_score: Literal["highest", "lowest"] = "highest"
     compress: Compression = ""
     limits: Limits = Limits()
+    infer_expectations: bool = True
     loaded: bool = True
     """Whether replicas serve it; its learner goes on in any case."""
     network: str = ""
@@ -167,6 +178,8 @@ class ModelSpec:
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
         compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
+        infer_expectations: whether its trainer infers what features are expected to be, from 1,000 outcomes on; replicas then
+            count what violates that.
     """
 
     name: str
@@ -183,6 +196,7 @@ class ModelSpec:
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
     compress: Compression = ""
+    infer_expectations: bool = True
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -205,6 +219,7 @@ class ModelSpec:
             best_score=self.best_score,
             limits=self.limits,
             compress=self.compress,
+            infer_expectations=self.infer_expectations,
             network=network,
         )
         known = [one.name for one in record.features.fields]
