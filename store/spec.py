@@ -49,7 +49,7 @@ class Schedule(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:
-        cron(self.cron or "0 0 * * *", self.timezone)
+        cron("0 0 * * *" if self.cron is None else self.cron, self.timezone)
         return self
 
 

@@ -101,11 +101,11 @@ class Expecting:
     async def _restored(self) -> bool:
         """Whether what was saved could be read: that of another release may not be."""
         try:
-            profile, sketch, self._next = msgpack.unpackb(await self._store.blob(self._name))
-            self._profile = Profile.unpacked(self._record.features, profile)
-            self.lag.sketch = Sketch.unpacked(sketch)
+            packed, lag, due = msgpack.unpackb(await self._store.blob(self._name))
+            profile, sketch = Profile.unpacked(self._record.features, packed), Sketch.unpacked(lag)
         except (ValueError, TypeError):
             return False
+        self._profile, self.lag.sketch, self._next = profile, sketch, due
         return True
 
     async def _save(self, position: str) -> None:

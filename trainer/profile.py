@@ -15,7 +15,7 @@ import numpy as np
 from store.expectations import WINDOW, Expectation, Kind
 from store.records import Outcome
 from store.schema import FeatureField, Schema, Value
-from trainer.sketch import ACCURACY, Sketch
+from trainer.sketch import Sketch
 
 ENOUGH = 1000
 """Rows that something is inferred from at least."""
@@ -116,29 +116,32 @@ class _Bounded(_Missing):
     def __init__(self, kind: Kind) -> None:
         super().__init__()
         self._kind: Kind = kind
-        self.sketch = Sketch()
+        self._sketch = Sketch()
 
     def add(self, column: Sequence[Value], at: np.ndarray) -> None:
         super().add(column, at)
-        self.sketch.add(_measured(self._kind, column, at))
+        values = _measured(self._kind, column, at)
+        if len(values) and not self._sketch.count:
+            self._sketch = Sketch(float(np.median(values)))
+        self._sketch.add(values)
 
     def halve(self) -> None:
         super().halve()
-        self.sketch.halve()
+        self._sketch.halve()
 
     def infer(self, field: FeatureField) -> list[Expectation]:
         missing = super().infer(field)
-        if self.sketch.count < ENOUGH / 2:
+        if self._sketch.count < ENOUGH / 2:
             return missing
-        low, high = bounds(self.sketch)
+        low, high = bounds(self._sketch)
         return [Expectation(feature=field.name, kind=self._kind, low=low, high=high), *missing]
 
     def packed(self) -> list[Any]:
-        return [*super().packed(), self.sketch.packed()]
+        return [*super().packed(), self._sketch.packed()]
 
     def restore(self, data: list[Any]) -> None:
         super().restore(data)
-        self.sketch = Sketch.unpacked(data[2])
+        self._sketch = Sketch.unpacked(data[2])
 
 
 class _Categories(_Missing):
@@ -190,7 +193,7 @@ def bounds(sketch: Sketch) -> tuple[float, float]:
     """Return the range that is expected of numbers: what lies between the TAIL quantiles, and SLACK on either side. What was
     never below zero, or never above it, is expected not to be."""
     low, high = sketch.quantile(TAIL), sketch.quantile(1 - TAIL)
-    slack = SLACK * (high - low) + 2 * ACCURACY * (high - low and max(abs(low), abs(high)))
+    slack = SLACK * (high - low)
     low, high = low - slack, high + slack
     return (max(low, 0.0) if sketch.low >= 0 else low), (min(high, 0.0) if sketch.high <= 0 else high)
 

@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 
 ACCURACY = 0.01
-"""By how much a quantile may be off, relative to its value."""
+"""By how much a quantile may be off, relative to its distance from the centre."""
 
 _GAMMA = (1 + ACCURACY) / (1 - ACCURACY)
 _LOG_GAMMA = log(_GAMMA)
 _MOST_BUCKETS = 1024
 _NOTHING = 1e-12
-"""Magnitudes below count as zero."""
+"""Distances below count as zero."""
 
 
 class Sketch:
-    """Counts by logarithmic buckets of the magnitude, at most 1,024 for each sign: beyond that, those nearest to zero are
-    one."""
+    """Counts by logarithmic buckets of the distance from a centre, at most 1,024 on each side: beyond that, those nearest to
+    it are one. A centre amid the values keeps apart what lies close together far from zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, centre: float = 0.0) -> None:
+        self._centre = centre
         self._above: dict[int, float] = {}
         self._below: dict[int, float] = {}
         self._zero = 0.0
@@ -32,6 +33,7 @@ class Sketch:
             return
         self.count += len(values)
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        values = values - self._centre
         magnitudes = np.abs(values)
         counted = magnitudes > _NOTHING
         self._zero += len(values) - int(counted.sum())
@@ -61,20 +63,23 @@ class Sketch:
 
     def packed(self) -> list[Any]:
         """Return it as plain data, for `unpacked`."""
-        return [self.count, self._zero, self.low, self.high, sorted(self._above.items()), sorted(self._below.items())]
+        sides = [sorted(buckets.items()) for buckets in (self._above, self._below)]
+        return [self._centre, self.count, self._zero, self.low, self.high, *sides]
 
     @classmethod
     def unpacked(cls, data: list[Any]) -> "Sketch":
-        made = cls()
-        made.count, made._zero, made.low, made.high, above, below = data
+        centre, *counts, above, below = data
+        made = cls(centre)
+        made.count, made._zero, made.low, made.high = counts
         made._above, made._below = dict(above), dict(below)
         return made
 
     def _ascending(self) -> list[tuple[float, float]]:
         """Return the middle of each bucket with its count."""
-        below = [(-_middle(index), count) for index, count in sorted(self._below.items(), reverse=True)]
-        above = [(_middle(index), count) for index, count in sorted(self._above.items())]
-        return [*below, (0.0, self._zero), *above]
+        centre = self._centre
+        below = [(centre - _middle(index), count) for index, count in sorted(self._below.items(), reverse=True)]
+        above = [(centre + _middle(index), count) for index, count in sorted(self._above.items())]
+        return [*below, (centre, self._zero), *above]
 
 
 def _middle(index: int) -> float:
