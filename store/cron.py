@@ -46,7 +46,7 @@ class Cron:
     def words(self) -> str:
         """
         >>> Cron("30 3 * * MON-FRI", "Europe/Berlin").words()
-        'At 03:30, Monday through Friday (Europe/Berlin)'
+        'At 03:30 on Monday through Friday (Europe/Berlin)'
         """
         return f"{self._from(0.0).explain()} ({self._zone})"
 

@@ -104,7 +104,7 @@ def _by_rote(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _started(store: MemoryStore, clock: Clock, **schedule: Any) -> Trainer:
-    spec = ModelSpec(name="m", features=OneNumber, schedule=Schedule(**({"seconds": None} | schedule)))
+    spec = ModelSpec(name="m", features=OneNumber, schedule=Schedule.model_validate({"seconds": None} | schedule))
     started = Trainer(spec, store, clock=clock)
     await started.start()
     return started
