@@ -13,7 +13,7 @@ from serving.errors import Invalid
 from store.expectations import WINDOW, Expectation, Expectations
 from store.schema import Row, Schema, Value
 
-_FEW_ROWS = 16
+_FEW_ROWS = 64
 """Up to so many rows are looked at one by one, which is faster then than arrays are."""
 
 _SHOWN = 40
