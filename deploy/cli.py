@@ -14,6 +14,7 @@ from deploy import (
     cli_archive,
     cli_compress,
     cli_drift,
+    cli_expectations,
     cli_experiments,
     cli_import,
     cli_keys,
@@ -21,6 +22,7 @@ from deploy import (
     cli_place,
     cli_policy,
     cli_retrain,
+    cli_schedule,
     cli_versions,
     detached,
 )
@@ -37,6 +39,7 @@ from deploy.cli_terminal import (
     read_json,
     say,
 )
+from deploy.cli_words import duration
 from deploy.home import Home
 from deploy.settings import Settings
 from store import logs
@@ -55,6 +58,8 @@ app.add_typer(cli_archive.app)
 app.add_typer(cli_versions.versions_app, name="versions")
 app.add_typer(cli_retrain.app)
 app.add_typer(cli_drift.app)
+app.add_typer(cli_schedule.app)
+app.add_typer(cli_expectations.app)
 app.command()(cli_compress.compress)
 
 
@@ -184,26 +189,6 @@ def feedback(
 
 
 @app.command()
-def schedule(
-    model: Model,
-    outcomes: Annotated[int | None, typer.Option(min=1, help="Learn after this many outcomes.")] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.05, help="Learn after this many seconds.")] = None,
-    by_hand: Annotated[bool, typer.Option("--by-hand", help="Learn only when 'retrain' says so.")] = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show when a model learns, or change it."""
-    with errors(), connected(home) as client:
-        change = by_hand or outcomes is not None or seconds is not None
-        state = client.set_schedule(model, outcomes, seconds) if change else client.schedule(model)
-        if as_json:
-            return print_json(state)
-        parts = [f"every {state['outcomes']} outcomes"] if state["outcomes"] else []
-        parts += [f"every {state['seconds']:g} s"] if state["seconds"] else []
-        out.print(" or ".join(parts) or "by hand: 'tidemill retrain'")
-
-
-@app.command()
 def demo(
     until: Annotated[str, typer.Option(help="Last simulated day, YYYY-MM-DD.")] = "2013-05-31",
     seed: Annotated[int, typer.Option(help="Seed of the network's initial weights.")] = 0,
@@ -229,8 +214,17 @@ def _label(text: str) -> float | str:
         return {"true": 1.0, "false": 0.0}.get(text, text)
 
 
+def _lag(summary: dict[str, float]) -> str:
+    """How long labels take: the median, and what one in a hundred exceeds."""
+    return f"{duration(summary['p50'])}, p99 {duration(summary['p99'])}" if summary else ""
+
+
 def _print_models(state: dict[str, Any]) -> None:
-    table = Table("model", "epoch", "live", "predictions", "labelled", "waiting", "recent loss", "last batch", "replicas")
+    table = Table(
+        "model", "epoch", "live", "predictions", "labelled", "label lag", "waiting", "recent loss", "last batch",
+        "unexpected", "replicas",
+    )  # fmt: skip
+    lags = {worker["name"]: worker["counters"].get("label_lag", {}) for worker in state["trainers"]}
     for name, model in state["models"].items():
         counts: dict[str, int] = model["join"].get("counts", {})
         learner = model["learner"]
@@ -241,9 +235,11 @@ def _print_models(state: dict[str, Any]) -> None:
             str(model["channels"].get("main@latest", "-")) if model["trainable"] else "not trainable",
             str(counts.get("predictions", 0)),
             str(counts.get("labelled", 0)),
+            _lag(lags.get(f"trainer:{name}", {})),
             str(model["join"].get("since_cut", 0)),
             f"{learner.get('recent_loss', 0.0):.4f}",
             str(learner.get("verdict", "")),
+            cli_expectations.unexpected(state["replicas"], name),
             "\n".join(replicas),
         )
     out.print(table)

@@ -116,13 +116,27 @@ class Client:
     def schedule(self, model: str) -> dict[str, Any]:
         return self._call("GET", f"/admin/models/{model}/schedule")
 
-    def set_schedule(self, model: str, outcomes: int | None, seconds: float | None) -> dict[str, Any]:
-        schedule = {"outcomes": outcomes, "seconds": seconds}
+    def set_schedule(self, model: str, outcomes: int | None, seconds: float | None, **more: Any) -> dict[str, Any]:
+        """`more`: cron, timezone, on_drift."""
+        schedule = {"outcomes": outcomes, "seconds": seconds} | more
         return self._call("PUT", f"/admin/models/{model}/schedule", json=schedule)
 
     def drift(self, model: str) -> dict[str, Any]:
         """What was found of drift, newest first."""
         return self._call("GET", f"/admin/models/{model}/drift")
+
+    def expectations(self, model: str) -> dict[str, Any]:
+        """What a model's features are expected to be, and what violated it."""
+        return self._call("GET", f"/admin/models/{model}/expectations")
+
+    def set_expectations(self, model: str, expectations: list[dict[str, Any]], revision: int, why: str = "") -> dict[str, Any]:
+        headers = {"if-match": f'"{revision}"'}
+        body = {"expectations": expectations, "why": why}
+        return self._call("PUT", f"/admin/models/{model}/expectations", json=body, headers=headers)
+
+    def infer_expectations(self, model: str, why: str = "") -> dict[str, Any]:
+        """Drop what is expected, edited or not, for what the trainer infers."""
+        return self._call("DELETE", f"/admin/models/{model}/expectations", params={"why": why})
 
     def placement(self, model: str, variant: str) -> dict[str, Any]:
         """Where a variant is to answer, and where it does."""

@@ -20,6 +20,7 @@ from serving.admission import Admission
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.dedicated.host import reach
 from serving.errors import Overloaded
+from serving.expectations import ExpectationRoutes
 from serving.experiments import Experiments
 from serving.http import answer, refusal
 from serving.imports import Imports
@@ -108,6 +109,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
     inference = OpenInference(replica, data)
     experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
     placements, models = Placements(operators, settings.prefix), Models(operators)
+    expectations = ExpectationRoutes(operators)
     about = About(replica)
 
     @contextlib.asynccontextmanager
@@ -166,6 +168,9 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         _route(f"{model}/drift", "GET", replica, view(operators.drift)),
         _route(f"{model}/schedule", "GET", replica, view(operators.show_schedule)),
         _route(f"{model}/schedule", "PUT", replica, guard(operators.set_schedule)),
+        _route(f"{model}/expectations", "GET", replica, view(expectations.show)),
+        _route(f"{model}/expectations", "PUT", replica, guard(expectations.edit)),
+        _route(f"{model}/expectations", "DELETE", replica, guard(expectations.infer)),
         _route("/admin/models", "GET", replica, view(models.show)),
         _route("/admin/models", "POST", replica, keeper(models.add)),
         _route(model, "DELETE", replica, keeper(models.remove)),

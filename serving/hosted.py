@@ -20,8 +20,10 @@ from serving.dedicated.link import HostFailed, Link
 from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
 from serving.http import place
 from serving.metrics import ReplicaMetrics
+from serving.watch import Watch
 from store.artefact import Session
 from store.encoding import Encoder
+from store.expectations import Expectations
 from store.names import log_stream
 from store.policy import Snapshot
 from store.records import Failures, Predictions, Row
@@ -92,6 +94,8 @@ class Hosted:
         self.encoder = Encoder(record.features)
         self.state = State()
         self.ongoing = 0
+        self.watch: Watch | None = None
+        self._violations = metrics.expectations
         self._pools: dict[str, ThreadPoolExecutor] = {}
         names = [field.name for field in record.features.fields]
         self._slices = [names.index(name) for name in record.slices]
@@ -99,6 +103,11 @@ class Hosted:
         self._adapter = _adapter(record, max_instances)
         features: Any = record.features.typed_dict()
         self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[features])  # pyright: ignore[reportInvalidTypeForm]
+
+    def expect(self, expectations: Expectations) -> None:
+        """Watch requests for what these do not allow; those of the same revision are being watched for already."""
+        if (self.watch.revision if self.watch is not None else 0) != expectations.revision:
+            self.watch = Watch(self.record.name, self.record.features, expectations, self._violations)
 
     def pool(self, name: str, threads: int) -> ThreadPoolExecutor:
         """Return this model's threads for runs of a kind: slow versions of one model hold up no other."""
@@ -143,7 +152,12 @@ class Hosted:
         headers: Headers = (),
         forced: str | None = None,
     ) -> Asked:
-        """Plan each row, whose features are given as a request names them; raises Invalid where `forced` cannot answer."""
+        """Plan each row, whose features are given as a request names them.
+
+        Raises:
+            Invalid: `forced` cannot answer, or an expectation refuses a row.
+        """
+        self.look(rows, at if event_times is None else event_times)
         plans = self._plans(state, units, features, headers, forced)
         groups: dict[Plan, list[int]] = {}
         shadows: dict[tuple[str, str], list[int]] = {}
@@ -152,6 +166,11 @@ class Hosted:
             for shadow in plan.shadows:
                 shadows.setdefault(shadow, []).append(index)
         return Asked(at, ids, units, rows, event_times, groups, shadows)
+
+    def look(self, rows: list[Row], at: float | list[float]) -> None:
+        """See what a request's rows, asked for at these times, violate; raises Invalid where an expectation refuses one."""
+        if (watch := self.watch) is not None:
+            watch.look(rows, at)
 
     def _plans(
         self,

@@ -54,6 +54,12 @@ class ReplicaMetrics:
             ["model", "variant", "reason"],
             registry=self.registry,
         )
+        self.expectations = Counter(
+            "tidemill_expectation_violations",
+            "Values, or windows of them, that an expectation does not allow",
+            ["model", "feature", "expectation"],
+            registry=self.registry,
+        )
         self.buffered = Gauge("tidemill_log_buffered", "Log entries that wait for Redis", registry=self.registry)
         self.resident = Gauge("tidemill_resident_bytes", "Resident memory of the replica", registry=self.registry)
         self._totals = _Totals()
@@ -68,7 +74,7 @@ class ReplicaMetrics:
         """Drop what was counted of a model that is served no more."""
         for metric in (
             self.predictions, self.latency, self.feedback, self.swaps, self.swap_failures, self.version, self.freshness,
-            self.failures, self.sizes,
+            self.failures, self.sizes, self.expectations,
         ):  # fmt: skip
             metric.remove_by_labels({"model": model})
 

@@ -101,11 +101,9 @@ class Lists:
         items = [one["item"] for one in request["candidates"]]
         if len(set(items)) != len(items):
             raise Invalid("candidates: an item is there twice")
-        return (
-            request,
-            items,
-            hosted.rows([request.get("context", {}) | one.get("features", {}) for one in request["candidates"]]),
-        )
+        rows = hosted.rows([request.get("context", {}) | one.get("features", {}) for one in request["candidates"]])
+        hosted.look(rows, event_seconds(request.get("at", time())) if hosted.record.clock == "event" else time())
+        return request, items, rows
 
     async def _drafted(
         self,

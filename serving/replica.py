@@ -23,6 +23,7 @@ from serving.swapping import Reach, Swapping
 from serving.traced import TracedCommit
 from store import tracing
 from store.errors import StoreError, Unavailable
+from store.expectations import read_expectations
 from store.policy import Applied, Report
 from store.protocols import START
 from store.redis_store import RedisStore
@@ -147,7 +148,16 @@ class Replica:
             away=self.away,
             metrics=self._exposition,
             seen=self._seen,
-            counters={"lost": self.log.lost, "buffered": self.log.buffered, "shadows": dict(self.shadow_queue.counts)},
+            counters={
+                "lost": self.log.lost,
+                "buffered": self.log.buffered,
+                "shadows": dict(self.shadow_queue.counts),
+                "expectations": {
+                    name: {"revision": watch.revision, "violated": violated}
+                    for name, one in self.models.items()
+                    if (watch := one.watch) is not None and (violated := watch.told())
+                },
+            },
         )
 
     async def _supervised(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -201,6 +211,7 @@ class Replica:
             for name, record in records.items():
                 if name not in self.models and name not in self._leaving:
                     await self._tried(name, partial(self._host, record))
+            await asyncio.gather(*(self._tried(one.record.name, partial(self._expect, one)) for one in self.models.values()))
             await self._swapping.refresh(self.models.values())
             self._listed_at = monotonic()
             if not self._leaving:
@@ -222,6 +233,9 @@ class Replica:
 
     async def _host(self, record: ModelRecord) -> None:
         await self._apply(Hosted(record, self.settings.max_instances, self.metrics))
+
+    async def _expect(self, hosted: Hosted) -> None:
+        hosted.expect(await read_expectations(self.store, hosted.record.name))
 
     def _let_go(self, name: str) -> None:
         """Serve a model no more: what is at work ends as it would have, then nothing is left of it."""

@@ -4,6 +4,7 @@ StoreError
 ├── Unavailable          Redis does not answer, or cannot write
 ├── Conflict             somebody else moved first: compare-and-set failed
 │   ├── EpochConflict    the policy's epoch is no longer the expected one
+│   ├── RevisionConflict a model's expectations are no longer at the expected revision
 │   ├── ModelExists      a model of this name is on record, or is just being purged
 │   └── Fenced           another consumer moved this position: this one must stop
 ├── NotFound             no such model, version, graph or weights
@@ -28,6 +29,14 @@ class Conflict(StoreError):
 class EpochConflict(Conflict):
     def __init__(self, model: str, expected: int, actual: int) -> None:
         super().__init__(f"the policy of model '{model}' is at epoch {actual}, not {expected}: read it again and repeat")
+        self.model, self.expected, self.actual = model, expected, actual
+
+
+class RevisionConflict(Conflict):
+    def __init__(self, model: str, expected: int, actual: int) -> None:
+        super().__init__(
+            f"the expectations of model '{model}' are at revision {actual}, not {expected}: read them again and repeat"
+        )
         self.model, self.expected, self.actual = model, expected, actual
 
 

@@ -25,7 +25,10 @@ def streams_of(model: str) -> tuple[str, ...]:
 
 def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a model's consumers, and what those of its learners begin with."""
-    exact = (join_consumer(model), controller_consumer(model), import_consumer(model), archive_consumer(model))
+    exact = (
+        join_consumer(model), controller_consumer(model), import_consumer(model), archive_consumer(model),
+        profile_consumer(model), expectations_consumer(model),
+    )  # fmt: skip
     return exact, (learner_consumer(model, ""),)
 
 
@@ -39,6 +42,16 @@ def controller_consumer(model: str) -> str:
 
 def archive_consumer(model: str) -> str:
     return f"archive:{model}"
+
+
+def profile_consumer(model: str) -> str:
+    """Follows the learner, and remembers what the features of its outcomes were like."""
+    return f"profile:{model}"
+
+
+def expectations_consumer(model: str) -> str:
+    """Whoever changes a model's expectations moves it: its position is their revision, its state what they are."""
+    return f"expectations:{model}"
 
 
 def compressed_line(line: str) -> str:

@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from store.cron import cron
 from store.drift import Drift
 from store.errors import ModelExists, SpecError
 from store.gates import Gates
@@ -70,12 +71,21 @@ def _right(accuracy: float, confidence: float) -> float:
 
 
 class Schedule(BaseModel):
-    """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds, or (both None) by hand alone."""
+    """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds (2 if nothing is said), at the times of
+    `cron` in `timezone`, `on_drift`; by hand at any time, and where none of these is set, by hand alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     outcomes: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=2.0, gt=0.0, allow_inf_nan=False)
+    cron: str | None = Field(default=None, max_length=200)
+    timezone: str = Field(default="UTC", max_length=80)
+    on_drift: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        cron("0 0 * * *" if self.cron is None else self.cron, self.timezone)
+        return self
 
 
 class ModelRecord(BaseModel):
@@ -99,6 +109,7 @@ class ModelRecord(BaseModel):
     drift: Drift | None = None
     limits: Limits = Limits()
     gates: Gates = Gates()
+    infer_expectations: bool = True
     loaded: bool = True
     """Whether replicas serve it; its learner goes on in any case."""
     network: str = ""
@@ -194,6 +205,8 @@ class ModelSpec:
         gates: what each version must pass before it is published.
         drift: how what it learns from is watched for drift; None: it is not, which costs nothing.
         compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
+        infer_expectations: whether its trainer infers what features are expected to be, from 1,000 outcomes on; replicas then
+            count what violates that.
     """
 
     name: str
@@ -212,6 +225,7 @@ class ModelSpec:
     gates: Gates = Gates()
     drift: Drift | None = None
     compress: Compression = ""
+    infer_expectations: bool = True
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -236,6 +250,7 @@ class ModelSpec:
             gates=self.gates,
             drift=self.drift,
             compress=self.compress,
+            infer_expectations=self.infer_expectations,
             network=network,
         )
         known = [one.name for one in record.features.fields]

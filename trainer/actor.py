@@ -21,6 +21,7 @@ from store.spec import load_spec
 from store.telemetry import QUIET, Telemetry
 from trainer.archiving import NO_ARCHIVE, ArchiveSettings, Archiving, archived
 from trainer.errors import TrainerError
+from trainer.lag import LagMetric
 from trainer.tracking import tracking
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class TrainerActor:
         busy = Counter("tidemill_trainer_busy_seconds", "Time by stage", ["model", "stage"], registry=registry)
         version = Gauge("tidemill_trainer_version", "Newest version", ["model"], registry=registry)
         alarms = Counter("tidemill_drift_alarms", "Alarms of drift", ["model", "kind"], registry=registry)
+        lag = LagMetric(self._model)
+        registry.register(lag)
         seen = _Seen()
         while True:
             trainer, progress = self._trainer, dict[str, object]()
@@ -124,6 +127,7 @@ class TrainerActor:
                 away |= {"archive": archiving.problem} if archiving.problem else {}
             if trainer is not None:
                 progress |= trainer.progress
+                lag.follow(trainer.lag)
                 for stage, seconds in trainer.busy_s.items():
                     busy.labels(self._model, stage).inc(seen.more(stage, seconds))
                 version.labels(self._model).set(float(str(progress["version"])))

@@ -53,11 +53,6 @@ class Joining:
         """Whether there may be something to read at once."""
         self.busy_s = 0.0
 
-    @property
-    def since_cut(self) -> int:
-        """Outcomes since the last micro-batch ended."""
-        return self._join.state.since_cut
-
     async def start(self) -> None:
         """Take up where the last one stopped.
 

@@ -185,9 +185,7 @@ class Learner:
         try:
             tensors = load(weights) | load(checkpoint)
             header: dict[str, Any] = json.loads(checkpoint[8 : 8 + int.from_bytes(checkpoint[:8], "little")])["__metadata__"]
-            known: dict[str, Any] = (
-                json.loads(header["learner"]) if "learner" in header else {"recent": json.loads(header["recent"])}
-            )
+            known: dict[str, Any] = json.loads(header.get("learner", f'{{"recent": {header.get("recent")}}}'))
             mean, weight = known["recent"]
             self._restore({name: tensor for name, tensor in tensors.items() if name.startswith(_NETWORK)})
             self.descent.restore(tensors, known.get("descent", ""))

@@ -23,11 +23,14 @@ from store.records import Cut, Outcome, OutcomeRecord, Outcomes, pack_log, unpac
 from store.spec import ModelSpec, Schedule
 from trainer.archiving import Archiving
 from trainer.drift.state import join, split
+from trainer.expecting import Expecting
 from trainer.gates.keeper import Keeper, unsealed
 from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
+from trainer.lag import LabelLag
 from trainer.learner import NOTHING, Learned, Learner
 from trainer.lineage.environment import lineage_of
 from trainer.retention import forget
+from trainer.timing import Timing
 
 if TYPE_CHECKING:
     from trainer.compression.sister import Sister
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 
 class Trainer:
     """One model's join and learner. `reached` is told of the durable steps, before and after each (for fault tests), `tell` of
-    each version that is on record; without `register` the model must be on record."""
+    each version that is on record; without `register` the model must be on record. `clock` gives the seconds since 1970 by
+    which micro-batches end."""
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Trainer:
         register: bool = True,
         archiving: Archiving | None = None,
         tell: Callable[[Version], None] | None = None,
+        clock: Callable[[], float] = time,
     ) -> None:
         self._tell = tell or _nobody
         self._spec = spec
@@ -62,8 +67,8 @@ class Trainer:
         self._version = 0
         self._sister: Sister | None = None
         self._watch: Watch | None = None
-        self._schedule: Schedule = spec.schedule
-        self._cut_at = time()
+        self._clock = clock
+        self._expecting = Expecting(spec.record, store)
         self.busy_s = {"join": 0.0, "learn": 0.0, "publish": 0.0}
 
     async def start(self) -> None:
@@ -84,16 +89,18 @@ class Trainer:
             from trainer.drift.watch import Watch  # noqa: PLC0415 - detectors, which most models do without
 
             self._watch = Watch(self._spec.record, self._spec.drift, self.learner)
-        await self.refresh()
+        self._timing = Timing(await self._chosen_schedule(), self._clock())
         await self._joining.start()
         await self._resume_learner()
+        await self._expecting.start(self._learner_at)
         await self._catch_up()
 
     async def step(self, block_s: float = 0.5) -> bool:
         """Take what is in the log through join and learner; wait up to `block_s` if there is nothing. True if there was."""
         await self._maybe_cut()
         joining = self._joining
-        read, records = await joining.read(min(block_s, self._until_cut()), self._schedule.outcomes)
+        wait_s = min(block_s, self._timing.until_s(self._clock(), self._waiting_since))
+        read, records = await joining.read(wait_s, self._timing.schedule.outcomes)
         self.busy_s["join"] = joining.busy_s
         if joining.due(records, read):
             saving = asyncio.create_task(joining.save(records))
@@ -108,7 +115,11 @@ class Trainer:
 
     async def refresh(self) -> None:
         """Look up what operators may have changed."""
-        self._schedule = (await self._store.models())[self._model].schedule
+        self._timing.follow(await self._chosen_schedule(), self._clock())
+        await self._expecting.refresh()
+
+    async def _chosen_schedule(self) -> Schedule:
+        return (await self._store.models())[self._model].schedule
 
     async def _check_declared(self) -> None:
         known = (await self._store.models()).get(self._model)
@@ -123,12 +134,18 @@ class Trainer:
             "learner": self._learner_at,
             "version": self._version,
             "waiting": len(self._batch),
+            **self._expecting.progress,
         }
 
     @property
     def drift(self) -> dict[str, Any]:
         """What was found of drift; empty where nobody watches."""
         return self._watch.shown if self._watch is not None else {}
+
+    @property
+    def lag(self) -> LabelLag:
+        """How long labels take."""
+        return self._expecting.lag
 
     async def _resume_learner(self) -> None:
         name = learner_consumer(self._model)
@@ -180,9 +197,11 @@ class Trainer:
         """Gather outcomes, and learn what was gathered when a micro-batch ends; nothing durable happens here."""
         if isinstance(record, Outcomes):
             self._batch.extend(record.outcomes)
+            self._expecting.take(record.outcomes)
             return NOTHING
         batch, self._batch = self._batch, []
-        started = self._cut_at = time()
+        self._timing.cut(self._clock())
+        started = time()
         # In a thread: a batch may take long, and this trainer's lease must not run out over it.
         learned = await asyncio.to_thread(self._learn, batch, record.log_position) if batch else NOTHING
         if self._watch is not None and learned.rows:
@@ -218,6 +237,7 @@ class Trainer:
         self._learner_at = position
         if published:
             self._tell(published)
+        await self._expecting.follow(position)
         if keeps and published:
             tracing.past("publish", started, self._about(published))
             before, self._version = self._version, published.number
@@ -263,18 +283,17 @@ class Trainer:
             lineage={"cut": cut.reason, **self._lineage, **learned.lineage, **gates},
         )
 
-    def _until_cut(self) -> float:
-        if self._schedule.seconds is None or not self._joining.since_cut:
-            return float("inf")
-        return max(0.001, self._cut_at + self._schedule.seconds - time())
+    @property
+    def _waiting_since(self) -> float | None:
+        """When the first of the outcomes that wait to be learned was received."""
+        return self._batch[0].received_at if self._batch else None
 
     async def _maybe_cut(self) -> None:
         """By the clock: a cut goes through the log like everyone's, so that a replay finds it where it was."""
-        seconds = self._schedule.seconds
-        if seconds is not None and self._joining.since_cut and time() - self._cut_at >= seconds:
-            self._cut_at = time()
+        now = self._clock()
+        if reason := self._timing.due(now, self._waiting_since):
             self._joining.more = True
-            await self._store.append([(log_stream(self._model), pack_log(Cut(f"every {seconds:g} s", time())))])
+            await self._store.append([(log_stream(self._model), pack_log(Cut(reason, now)))])
 
 
 def _nobody(_: object) -> None:

@@ -93,7 +93,21 @@ def test_a_second_up_says_that_one_is_running(platform: TestPlatform) -> None:
 def test_the_schedule_is_shown_and_changed(platform: TestPlatform) -> None:
     assert "every 2 s" in platform.command("schedule", "click")
     assert "every 500 outcomes" in platform.command("schedule", "click", "--outcomes=500")
+    [command] = _block("sh", "tidemill schedule").splitlines()
+    assert "At 03:30 on Monday through Friday (Europe/Berlin)" in platform.command(*shlex.split(command)[1:])
+    assert "4 fields" in platform.command("schedule", "click", "--cron=0 3 * *", check=False)
     assert "by hand" in platform.command("schedule", "click", "--by-hand")
+
+
+def test_expectations_are_shown_edited_and_inferred_again(platform: TestPlatform) -> None:
+    show, as_json, edit, infer = [shlex.split(line) for line in _block("sh", "tidemill expectations").splitlines()]
+    assert "nothing is expected" in platform.command(*show[1:])
+    state = json.loads(platform.command(*as_json[1 : as_json.index(">")]))
+    state["expectations"] = [{"feature": "price", "kind": "range", "low": 0}]
+    (platform.folder / "expected.json").write_text(json.dumps(state))
+    assert "at least 0" in platform.command(*edit[1:])
+    assert "are at revision 1, not 0" in platform.command(*edit[1:], check=False)
+    assert "nothing is expected" in platform.command(*infer[1:])
 
 
 def test_a_replica_never_loads_torch(platform: TestPlatform) -> None:
