@@ -3,7 +3,7 @@
 import math
 import os
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from serving.http import place
 from serving.metrics import ReplicaMetrics
 from store.artefact import Session
 from store.encoding import Encoder
+from store.following import Follower
 from store.names import log_stream
 from store.policy import Snapshot
 from store.records import Failures, Predictions, Row
@@ -82,10 +83,14 @@ class Answered:
 
 
 class Hosted:
-    """A model on this replica. `state` is read once per request, `ongoing` counts those at work."""
+    """A model on this replica. `state` is read once per request, `ongoing` counts those at work; `features` are its streaming
+    features, where it has any."""
 
-    def __init__(self, record: ModelRecord, max_instances: int, metrics: ReplicaMetrics) -> None:
+    def __init__(
+        self, record: ModelRecord, max_instances: int, metrics: ReplicaMetrics, features: Follower | None = None
+    ) -> None:
         self.record = record
+        self.features = features
         self.predictions = metrics.predictions.labels(record.name)
         self.latency = metrics.latency.labels(record.name)
         self.sizes = metrics.sizes.labels(record.name)
@@ -93,7 +98,7 @@ class Hosted:
         self.state = State()
         self.ongoing = 0
         self._pools: dict[str, ThreadPoolExecutor] = {}
-        names = [field.name for field in record.features.fields]
+        names = [field.name for field in record.features.asked]
         self._slices = [names.index(name) for name in record.slices]
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
@@ -143,7 +148,9 @@ class Hosted:
         headers: Headers = (),
         forced: str | None = None,
     ) -> Asked:
-        """Plan each row, whose features are given as a request names them; raises Invalid where `forced` cannot answer."""
+        """Put streaming features into the rows, once for whoever will score them, and plan each row, whose features are given
+        as a request names them; raises Invalid where `forced` cannot answer."""
+        self.fill(rows, units, event_times or [at] * len(rows))
         plans = self._plans(state, units, features, headers, forced)
         groups: dict[Plan, list[int]] = {}
         shadows: dict[tuple[str, str], list[int]] = {}
@@ -152,6 +159,11 @@ class Hosted:
             for shadow in plan.shadows:
                 shadows.setdefault(shadow, []).append(index)
         return Asked(at, ids, units, rows, event_times, groups, shadows)
+
+    def fill(self, rows: Sequence[Row], units: Sequence[str], times: Sequence[float]) -> None:
+        """Put the streaming features' values into rows, as this replica knows them now."""
+        if self.features is not None:
+            self.features.streams.fill(rows, units, times)
 
     def _plans(
         self,

@@ -26,7 +26,7 @@ def streams_of(model: str) -> tuple[str, ...]:
 def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a model's consumers, and what those of its learners begin with."""
     exact = (join_consumer(model), controller_consumer(model), import_consumer(model), archive_consumer(model))
-    return exact, (learner_consumer(model, ""),)
+    return (*exact, streaming_consumer(model)), (learner_consumer(model, ""),)
 
 
 def join_consumer(model: str) -> str:
@@ -39,6 +39,11 @@ def controller_consumer(model: str) -> str:
 
 def archive_consumer(model: str) -> str:
     return f"archive:{model}"
+
+
+def streaming_consumer(model: str) -> str:
+    """Keeps the snapshot of a model's streaming features."""
+    return f"streaming:{model}"
 
 
 def compressed_line(line: str) -> str:

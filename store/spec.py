@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from store.errors import ModelExists, SpecError
 from store.keys import Limits
 from store.schema import Schema, schema_of
+from store.streaming import Aggregate, with_streaming
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
 Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
@@ -76,6 +77,8 @@ class ModelRecord(BaseModel):
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
+    streaming: tuple[Aggregate, ...] = ()
+    """What the last features are worked out from; without any nothing is."""
     best_score: Literal["highest", "lowest"] = "highest"
     compress: Compression = ""
     limits: Limits = Limits()
@@ -96,7 +99,7 @@ class ModelRecord(BaseModel):
     @property
     def digest(self) -> str:
         """Changes when weights of one declaration would not fit the other."""
-        fixed = self.model_dump_json(include={"name", "features", "objective", "classes", "network"})
+        fixed = self.model_dump_json(include={"name", "features", "objective", "classes", "network", "streaming"})
         return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
     def label_error(self, label: object) -> str | None:
@@ -163,6 +166,8 @@ class ModelSpec:
             gives logits [rows, outputs]; None takes the default network for tabular features.
         clock: 'log' (the time of arrival) or 'event' (the `at` of each instance: replays and backfills).
         slices: names of features by whose values reports are broken down; those with few values, such as a country.
+        streaming: windowed and decayed aggregates over outcomes and predictions by key, each one more feature that the platform
+            works out itself; none by default.
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
@@ -180,6 +185,7 @@ class ModelSpec:
     clock: Literal["log", "event"] = "log"
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
+    streaming: tuple[Aggregate, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
     compress: Compression = ""
@@ -193,7 +199,7 @@ class ModelSpec:
         network = f"{self.network.__module__}:{self.network.__qualname__}" if self.network else ""
         record = ModelRecord(
             name=self.name,
-            features=schema_of(self.features),
+            features=with_streaming(self.name, schema_of(self.features), self.streaming, self.objective, self.classes),
             objective=self.objective,
             classes=self.classes,
             labels=self.labels,
@@ -202,12 +208,13 @@ class ModelSpec:
             clock=self.clock,
             max_skew_s=self.max_skew_s,
             slices=self.slices,
+            streaming=self.streaming,
             best_score=self.best_score,
             limits=self.limits,
             compress=self.compress,
             network=network,
         )
-        known = [one.name for one in record.features.fields]
+        known = [one.name for one in record.features.asked]
         if unknown := [name for name in self.slices if name not in known]:
             raise SpecError(f"model '{self.name}': slices: there is no feature '{unknown[0]}' among {', '.join(known)}")
         if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):
