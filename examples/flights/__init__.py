@@ -7,6 +7,9 @@ from pydantic import BaseModel
 
 from store.schema import Buckets
 from store.spec import LabelPolicy, ModelSpec
+from store.streaming import Aggregate
+
+HOUR = 3600.0
 
 
 class Features(BaseModel):
@@ -38,6 +41,15 @@ spec = ModelSpec(
     name="flight-delay",
     features=Features,
     clock="event",
+    # How the day goes, as far as arrivals tell. None is by unit: a missing tail number would say that a flight was cancelled.
+    streaming=(
+        Aggregate(name="late_from_origin", by=("origin",), half_life_s=1 * HOUR, prior=3.0),
+        Aggregate(name="late_from_origin_lately", by=("origin",), half_life_s=4 * HOUR),
+        Aggregate(name="late_with_carrier", by=("carrier",), half_life_s=2 * HOUR, prior=5.0),
+        Aggregate(name="late_with_carrier_from_origin", by=("origin", "carrier"), half_life_s=3 * HOUR, prior=5.0),
+        Aggregate(name="late_to_dest", by=("dest",), half_life_s=4 * HOUR, prior=5.0),
+        Aggregate(name="late_anywhere", half_life_s=1 * HOUR),
+    ),
     slices=("origin", "carrier"),
     # Who ranks flights wants those first that will not be late.
     best_score="lowest",

@@ -7,6 +7,7 @@ import psutil
 
 from tests.bench import (
     compress,
+    features,
     interleaving,
     overload,
     placement,
@@ -22,13 +23,24 @@ from tests.bench import (
 from tests.bench.soak import soak
 
 ON_PLATFORM = ("throughput", "swap", "freshness", "routing", "storm", "rows", "tail", "overload", "memory")
-PARTS = (*ON_PLATFORM, "start", "placement", "planning", "compress", "statistics", "interleaving", "travellers", "quality")
+PARTS = (
+    *ON_PLATFORM,
+    "start",
+    "placement",
+    "planning",
+    "compress",
+    "statistics",
+    "interleaving",
+    "travellers",
+    "features",
+    "quality",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--until", default="2013-12-31", help="last day of the quality run")
+    parser.add_argument("--until", default="2013-12-31", help="last day of the runs for quality and features")
     parser.add_argument("--soak", action="store_true", help="mixed load on one platform, and what grows and what is left")
     parser.add_argument("--minutes", type=float, help="of the soak (20), or of the run for the tail (10)")
     given = parser.parse_args()
@@ -48,6 +60,7 @@ def main() -> None:
         "statistics": statistics.statistics_figures,
         "interleaving": interleaving.interleaving,
         "travellers": travellers.flight_rankers,
+        "features": lambda: features.feature_figures(given.until),
         "quality": lambda: quality.year(given.until),
     }
     for name, figure in alone.items():

@@ -1,7 +1,7 @@
 """What each streaming feature of the flights example gains: the year once more for each set, without a platform.
 
-Join, learner and streaming features are those of the platform, in the order of the replay over HTTP: an hour's labels,
-learning, then the hour's predictions. Only the random order within a batch is drawn otherwise, so the last digit may differ.
+Learner and streaming features are those of the platform, in the order of the replay over HTTP: an hour's labels, learning,
+then the hour's predictions. Only the random order within a batch is drawn otherwise, so the last digit may differ.
 """
 
 import os
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from pydantic_core import to_json
@@ -79,16 +80,15 @@ def replayed(model: ModelSpec, played: Sequence[Hour]) -> Replayed:
         if asked:
             given = features.scores(learner, [known[flight.id] for flight in asked])
             books.predicted(asked, given)
-            if hour.start >= FREEZE_AT.replace(minute=0):
+            if hour.start >= FREEZE_AT:
                 tailed += [flight.unit != flight.id for flight in asked]
                 late += [flight.late for flight in asked]
                 scores += given
-    return Replayed(books.since(FREEZE_AT)[0], quality_of(late, scores, tailed))
+    return Replayed(books.since(FREEZE_AT)[0], _quality_of(late, scores, tailed))
 
 
-def quality_of(late: Sequence[bool], scores: Sequence[float], kept: Sequence[bool]) -> Quality:
-    import numpy as np  # noqa: PLC0415
-
+def _quality_of(late: Sequence[bool], scores: Sequence[float], kept: Sequence[bool]) -> Quality:
+    """Of those that are kept."""
     chosen = np.array(kept, dtype=bool)
     return quality(np.array(late)[chosen], np.array(scores)[chosen])
 
