@@ -102,8 +102,8 @@ class Hosted:
         self._slices = [names.index(name) for name in record.slices]
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
-        features: Any = record.features.typed_dict()
-        self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[features])  # pyright: ignore[reportInvalidTypeForm]
+        candidate: Any = record.features.typed_dict()
+        self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[candidate])  # pyright: ignore[reportInvalidTypeForm]
 
     def pool(self, name: str, threads: int) -> ThreadPoolExecutor:
         """Return this model's threads for runs of a kind: slow versions of one model hold up no other."""

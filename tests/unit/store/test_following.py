@@ -8,6 +8,7 @@ from store.memory import MemoryStore
 from store.names import log_stream, outcome_stream, streaming_consumer
 from store.protocols import START
 from store.records import Outcome, Outcomes, Predictions, Served, Tick, pack_log, pack_outcomes
+from store.schema import Row
 from store.spec import ModelRecord, ModelSpec
 from store.streaming import Aggregate
 from trainer.joining import TRIM_EVERY_S, Joining
@@ -29,7 +30,8 @@ async def happened(store: MemoryStore, *numbers: int) -> None:
     """For each number a prediction and its outcome."""
     for number in numbers:
         unit, at = f"u{number % 3}", 60.0 * number
-        row, label = [float(number), None, None], float(number % 2)
+        row: Row = [float(number), None, None]
+        label = float(number % 2)
         logged = Predictions(at, [str(number)], [unit], [row], [[0.5]], [SERVED], [0])
         outcome = Outcome(str(number), unit, row, [0.5], SERVED, label, "label", True, at, at, at)
         log = [(log_stream("m"), pack_log(logged)), (log_stream("m"), pack_log(Tick(at))), (log_stream("m"), b"rubbish")]

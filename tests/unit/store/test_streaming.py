@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from store.errors import SpecError
 from store.records import Outcome, OutcomeKind, Predictions, Served
+from store.schema import Row
 from store.spec import LabelPolicy, ModelSpec
 from store.streaming import BUCKETS, Aggregate
 from store.streams import Streams
@@ -30,7 +31,7 @@ def spec(*aggregates: Aggregate, clock: Literal["log", "event"] = "event", **mor
 
 
 def outcome(id_: str, place: str, at: float, label: float | str, kind: OutcomeKind = "label") -> Outcome:
-    row = [place, False, None]
+    row: Row = [place, False, None]
     return Outcome(id_, "u", row, [0.5], SERVED, label, kind, True, at - HOUR, at, at)
 
 
@@ -45,7 +46,7 @@ def value(streams: Streams, place: str, at: float, unit: str = "u") -> Any:
 
 
 def decayed(by: tuple[str, ...] = ("place",), **more: Any) -> Aggregate:
-    return Aggregate(**({"name": "late", "by": by, "half_life_s": HOUR} | more))
+    return Aggregate.model_validate({"name": "late", "by": by, "half_life_s": HOUR} | more)
 
 
 @pytest.mark.parametrize(
