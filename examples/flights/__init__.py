@@ -51,8 +51,8 @@ spec = ModelSpec(
         Aggregate(name="late_anywhere", half_life_s=1 * HOUR),
     ),
     slices=("origin", "carrier"),
-    # What streams follows the day; with it the weights need not, and smaller steps do better.
-    learning=Learning(learning_rate=0.01),
+    # What streams follows the day; with it the weights need not, and fewer, smaller steps do better.
+    learning=Learning(learning_rate=0.01, passes=1),
     # Who ranks flights wants those first that will not be late.
     best_score="lowest",
     # The truth of a flight comes at its arrival; after two days nobody waits for it any more.
