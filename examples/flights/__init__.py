@@ -49,6 +49,10 @@ spec = ModelSpec(
         Aggregate(name="late_with_carrier_from_origin", by=("origin", "carrier"), half_life_s=3 * HOUR, prior=5.0),
         Aggregate(name="late_to_dest", by=("dest",), half_life_s=4 * HOUR, prior=5.0),
         Aggregate(name="late_anywhere", half_life_s=1 * HOUR),
+        Aggregate(name="late_on_route", by=("origin", "dest"), half_life_s=72 * HOUR),
+        Aggregate(name="late_with_carrier_from_origin_for_days", by=("origin", "carrier"), half_life_s=24 * HOUR),
+        Aggregate(name="late_to_dest_now", by=("dest",), half_life_s=1 * HOUR, prior=3.0),
+        Aggregate(name="late_from_origin_now", by=("origin",), half_life_s=0.3 * HOUR, prior=3.0),
     ),
     slices=("origin", "carrier"),
     # What streams follows the day; with it the weights need not, and fewer, smaller steps do better.
