@@ -3,7 +3,7 @@
 import math
 import os
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from serving.watch import Watch
 from store.artefact import Session
 from store.encoding import Encoder
 from store.expectations import Expectations
+from store.following import Follower
 from store.names import log_stream
 from store.policy import Snapshot
 from store.records import Failures, Predictions, Row
@@ -84,10 +85,14 @@ class Answered:
 
 
 class Hosted:
-    """A model on this replica. `state` is read once per request, `ongoing` counts those at work."""
+    """A model on this replica. `state` is read once per request, `ongoing` counts those at work; `features` are its streaming
+    features, where it has any."""
 
-    def __init__(self, record: ModelRecord, max_instances: int, metrics: ReplicaMetrics) -> None:
+    def __init__(
+        self, record: ModelRecord, max_instances: int, metrics: ReplicaMetrics, features: Follower | None = None
+    ) -> None:
         self.record = record
+        self.features = features
         self.predictions = metrics.predictions.labels(record.name)
         self.latency = metrics.latency.labels(record.name)
         self.sizes = metrics.sizes.labels(record.name)
@@ -97,12 +102,12 @@ class Hosted:
         self.watch: Watch | None = None
         self._violations = metrics.expectations
         self._pools: dict[str, ThreadPoolExecutor] = {}
-        names = [field.name for field in record.features.fields]
+        names = [field.name for field in record.features.asked]
         self._slices = [names.index(name) for name in record.slices]
         self.stream = log_stream(record.name)
         self._adapter = _adapter(record, max_instances)
-        features: Any = record.features.typed_dict()
-        self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[features])  # pyright: ignore[reportInvalidTypeForm]
+        candidate: Any = record.features.typed_dict()
+        self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[candidate])  # pyright: ignore[reportInvalidTypeForm]
 
     def expect(self, expectations: Expectations) -> None:
         """Watch requests for what these do not allow; those of the same revision are being watched for already."""
@@ -152,11 +157,13 @@ class Hosted:
         headers: Headers = (),
         forced: str | None = None,
     ) -> Asked:
-        """Plan each row, whose features are given as a request names them.
+        """Put streaming features into the rows, once for whoever will score them, and plan each row, whose features are given
+        as a request names them.
 
         Raises:
             Invalid: `forced` cannot answer, or an expectation refuses a row.
         """
+        self.fill(rows, units, event_times or [at] * len(rows))
         self.look(rows, at if event_times is None else event_times)
         plans = self._plans(state, units, features, headers, forced)
         groups: dict[Plan, list[int]] = {}
@@ -171,6 +178,11 @@ class Hosted:
         """See what a request's rows, asked for at these times, violate; raises Invalid where an expectation refuses one."""
         if (watch := self.watch) is not None:
             watch.look(rows, at)
+
+    def fill(self, rows: Sequence[Row], units: Sequence[str], times: Sequence[float]) -> None:
+        """Put the streaming features' values into rows, as this replica knows them now."""
+        if self.features is not None:
+            self.features.streams.fill(rows, units, times)
 
     def _plans(
         self,

@@ -72,7 +72,7 @@ class OpenInference:
                 "name": hosted.record.name,
                 "versions": [str(number) for number in numbers],
                 "platform": _PLATFORM,
-                "inputs": [_described(field) for field in hosted.record.features.fields],
+                "inputs": [_described(field) for field in hosted.record.features.asked],
                 "outputs": [
                     {"name": name, "datatype": datatype, "shape": shape}
                     for name, (datatype, shape) in _outputs_of(hosted.record).items()
@@ -188,9 +188,7 @@ class OpenInference:
         unit = _unit(given, headers.get(UNIT_HEADER)) or ids[0]
         event_times = [_event_time(given, at)] * len(rows) if hosted.record.clock == "event" else None
         # Rules see what the request gave, as those of a prediction in JSON do.
-        places = [
-            (place, field.name) for place, field in enumerate(hosted.record.features.fields) if field.name in given.inputs
-        ]
+        places = [(place, field.name) for place, field in enumerate(hosted.record.features.asked) if field.name in given.inputs]
         features = ({name: row[place] for place, name in places} for row in rows)
         asked = hosted.planned(
             state, at, ids, [unit] * len(rows), rows, event_times, features, request.scope["headers"], forced

@@ -23,7 +23,7 @@ from store.errors import EpochConflict, NotFound, PolicyError
 from store.keys import Role
 from store.names import CONTROL, join_consumer, learner_consumer, log_stream
 from store.policy import MAIN, Policy, Snapshot
-from store.protocols import position_key
+from store.protocols import START, position_key
 from store.records import Cut, pack_log
 from store.spec import ModelRecord, Schedule
 
@@ -157,7 +157,7 @@ class Operators:
         deadline = monotonic() + wanted.wait_s
         while True:
             look = self._replica.look
-            _, state = await self.store.consumer(learner_consumer(model))
+            learned, state = await self.store.consumer(learner_consumer(model))
             progress: dict[str, Any] = json.loads(state) if state else {}
             if progress and position_key(progress["log_position"]) >= position_key(position):
                 break
@@ -166,7 +166,7 @@ class Operators:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(look.wait(), 0.25)
         snapshot = await self.store.snapshot(model)
-        await self.applied(model, "channel_seq", snapshot.channel_seq, deadline)
+        await self.applied(model, "channel_seq", snapshot.channel_seq, deadline, learned)
         return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **progress})
 
     async def show_schedule(self, request: Request) -> Response:
@@ -223,18 +223,21 @@ class Operators:
             "trainable": record.trainable,
         }
 
-    async def applied(self, model: str, counter: str, wanted: int, deadline: float) -> None:
-        """Wait until every replica with a lease has applied a policy epoch or channel sequence.
+    async def applied(self, model: str, counter: str, wanted: int, deadline: float, outcomes: str = START) -> None:
+        """Wait until every replica with a lease has applied a policy epoch or channel sequence, and its streaming features, if
+        the model has any, hold the outcomes up to a position.
 
         Raises:
             TimedOut: naming the replicas that have not.
         """
+        if not any(one.over_outcomes for one in self.record(model).streaming):
+            outcomes = START
         while True:
             behind: list[str] = []
             replicas = [report for report in await self.store.reports() if report.role == "replica"]
             for report in replicas:
                 applied = report.applied.get(model)
-                if applied is None or getattr(applied, counter) < wanted:
+                if applied is None or getattr(applied, counter) < wanted or _before(applied.outcomes, outcomes):
                     behind.append(f"{report.name} (pid {report.pid})")
             if not behind:
                 return
@@ -256,7 +259,7 @@ class Operators:
 
     def _check_targets(self, model: str, policy: Policy) -> None:
         """Raises PolicyError where a rule asks for a feature that the model does not have."""
-        known = [field.name for field in self.record(model).features.fields]
+        known = [field.name for field in self.record(model).features.asked]
         for experiment in policy.experiments:
             for rule in (*experiment.target, *(rule for step in experiment.steps for rule in step.target or ())):
                 if rule.by == "feature" and rule.name not in known:
@@ -275,6 +278,10 @@ class Operators:
     @staticmethod
     async def body(request: Request, shape: type[Any]) -> Any:
         return validate(shape, await read_body(request, 1_000_000))
+
+
+def _before(position: str, wanted: str) -> bool:
+    return position_key(position) < position_key(wanted)
 
 
 def validate(shape: type[Any], body: bytes) -> Any:

@@ -76,9 +76,9 @@ class Lists:
         """
         at = time()
         if len(body) <= _INLINE_BYTES:
-            request, items, rows = self._read(hosted, body, max_candidates)
+            request, items, rows = self._read(hosted, body, at, max_candidates)
         else:
-            request, items, rows = await asyncio.to_thread(self._read, hosted, body, max_candidates)
+            request, items, rows = await asyncio.to_thread(self._read, hosted, body, at, max_candidates)
         failures: list[Failures] = []
         if "cursor" in request:
             listing = self._cursors.resumed(request["cursor"], request.get("unit"))
@@ -88,8 +88,8 @@ class Lists:
             listing = await self._drafted(hosted, state, request, items, rows, at, headers, forced, failures)
         return self._page(hosted, request, listing, dict(zip(items, rows, strict=True)), at, failures)
 
-    def _read(self, hosted: Hosted, body: bytes, max_candidates: int) -> tuple[_Body, list[str], list[Row]]:
-        """Return a request, its items, and their rows."""
+    def _read(self, hosted: Hosted, body: bytes, at: float, max_candidates: int) -> tuple[_Body, list[str], list[Row]]:
+        """Return a request, its items, and their rows, whose streaming features are as of this page."""
         if hosted.record.outputs != 1:
             raise BadRequest(f"model '{hosted.record.name}' is {hosted.record.objective}: it has no one score to rank by")
         try:
@@ -102,7 +102,11 @@ class Lists:
         if len(set(items)) != len(items):
             raise Invalid("candidates: an item is there twice")
         rows = hosted.rows([request.get("context", {}) | one.get("features", {}) for one in request["candidates"]])
-        hosted.look(rows, event_seconds(request.get("at", time())) if hosted.record.clock == "event" else time())
+        event_time = _event_time(hosted, request)
+        # A list without a unit is one of its own, of which nothing is known yet.
+        unit, as_of = request.get("unit", ""), at if event_time is None else event_time
+        hosted.fill(rows, [unit] * len(rows), [as_of] * len(rows))
+        hosted.look(rows, as_of)
         return request, items, rows
 
     async def _drafted(
@@ -202,7 +206,7 @@ class Lists:
         places = left[:k]
         items = [listing.items[place] for place in places]
         teams = [listing.teams[place] for place in places]
-        event_time = event_seconds(request["at"]) if hosted.record.clock == "event" and "at" in request else None
+        event_time = _event_time(hosted, request)
         ranking = Rankings(
             at=at,
             id=listing.id,
@@ -251,6 +255,10 @@ class Lists:
             ],
         }
         return Ranked(content, ranking, predictions, failures)
+
+
+def _event_time(hosted: Hosted, request: _Body) -> float | None:
+    return event_seconds(request["at"]) if hosted.record.clock == "event" and "at" in request else None
 
 
 def _draft(orders: Sequence[Sequence[str]], strategy: str, k: int, most: int, seed: int) -> Draft:

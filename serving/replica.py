@@ -24,6 +24,7 @@ from serving.traced import TracedCommit
 from store import tracing
 from store.errors import StoreError, Unavailable
 from store.expectations import read_expectations
+from store.following import Follower
 from store.policy import Applied, Report
 from store.protocols import START
 from store.redis_store import RedisStore
@@ -34,6 +35,8 @@ _LIST_EVERY_S = 1.0
 """How soon a model that is added is served."""
 _FIRST_LOOK_S = 10.0
 _LOOK_S = 0.01
+_FEATURES_S = 0.05
+"""How often streaming features take in what is new; when a version comes, they do at once."""
 
 
 def new_name() -> str:
@@ -75,7 +78,7 @@ class Replica:
         self.shadow_queue = ShadowQueue(self.log, self.settings.shadow_queue)
         self._watch()
         first_look = self._looked
-        self._tasks = [asyncio.create_task(self._supervised(task)) for task in (self._follow, self._renew)]
+        self._tasks = [asyncio.create_task(self._supervised(task)) for task in (self._follow, self._renew, self._stream)]
         # Nobody asks a replica that is starting: once it is asked, it knows the models that there are.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(first_look.wait(), _FIRST_LOOK_S)
@@ -182,6 +185,19 @@ class Replica:
             looked.set()
             at = await self.store.changes(at, block_s=1.0)
 
+    async def _stream(self) -> None:
+        """Keep streaming features up to date; after a failure from the snapshot, if that is further."""
+        behind = True
+        while True:
+            followers = [one.features for one in self.models.values() if one.features is not None]
+            for features in followers:
+                if behind:
+                    await features.resume()
+                await features.catch_up()
+            behind = False
+            # Waiting for entries would hold up the connection on which everything else waits.
+            await asyncio.sleep(_FEATURES_S if followers else _LIST_EVERY_S)
+
     async def _renew(self) -> None:
         while True:
             if self.access.keys is not None:
@@ -232,7 +248,10 @@ class Replica:
             self._failing[name] = f"{type(error).__name__}: {error}"
 
     async def _host(self, record: ModelRecord) -> None:
-        await self._apply(Hosted(record, self.settings.max_instances, self.metrics))
+        features = Follower(record, self.store) if record.streaming else None  # pyright: ignore[reportArgumentType]
+        if features is not None:
+            await features.resume()
+        await self._apply(Hosted(record, self.settings.max_instances, self.metrics, features))
 
     async def _expect(self, hosted: Hosted) -> None:
         hosted.expect(await read_expectations(self.store, hosted.record.name))
@@ -261,9 +280,16 @@ class Replica:
     async def _apply(self, hosted: Hosted) -> None:
         name = hosted.record.name
         snapshot = await self.store.snapshot(name)
+        # After the snapshot: of whatever its versions have learned from, the outcomes are there by now.
+        if hosted.features is not None:
+            await hosted.features.catch_up()
+        at = hosted.features.at.outcomes if hosted.features is not None else START
         before = self.applied.get(name)
         same = before and (before.epoch, before.channel_seq) == (snapshot.epoch, snapshot.channel_seq)
-        if same and not self._swapping.moving(hosted):
+        if before and same and not self._swapping.moving(hosted):
+            if before.outcomes != at:
+                self.applied[name] = before.model_copy(update={"outcomes": at})
+                await self.store.report(self.report(), self.settings.lease_s)
             return
         live, failed = await self._swapping.versions(hosted, snapshot)
         hosted.state = State(snapshot, Planner(snapshot.policy), live)
@@ -272,7 +298,7 @@ class Replica:
         versions = {variant: version.number for variant, version in live.items()}
         placed = {variant: one.session.app for variant, one in live.items() if isinstance(one.session, Link)}
         self.applied[name] = Applied(
-            epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed, placed=placed
+            epoch=snapshot.epoch, channel_seq=snapshot.channel_seq, versions=versions, failed=failed, placed=placed, outcomes=at
         )
         self.metrics.version.remove_by_labels({"model": name})
         for variant, number in versions.items():

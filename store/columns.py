@@ -25,11 +25,11 @@ def rows_of(schema: Schema, columns: Mapping[str, np.ndarray]) -> list[Row]:
     Raises:
         SchemaError: a column is unknown, missing, of another shape or type, or holds what its field does not allow.
     """
-    known = {field.name for field in schema.fields}
+    known = {field.name for field in schema.asked}
     if unknown := next((name for name in columns if name not in known), None):
         raise SchemaError(f"{unknown[:80]}: no feature of this name; there are {', '.join(sorted(known))}")
     if not columns:
-        raise SchemaError(f"no features; expected {', '.join(field.name for field in schema.fields)}")
+        raise SchemaError(f"no features; expected {', '.join(field.name for field in schema.asked)}")
     if scalar := next((name for name, column in columns.items() if not column.ndim), None):
         raise SchemaError(f"{scalar}: its shape is [], expected one value for each row")
     count = len(next(iter(columns.values())))

@@ -41,7 +41,7 @@ class Encoder:
         self._columns = [(field, dict[str | None, int]({None: 0})) for field in schema.fields]
 
     def row(self, features: Mapping[str, Any]) -> Row:
-        """Return the features as they are logged, in the schema's order."""
+        """Return the features as they are logged, in the schema's order; streamed ones are None until they are filled in."""
         if self._plain:
             return [features.get(name, default) for name, default in self._names]
         return [
@@ -49,8 +49,8 @@ class Encoder:
         ]
 
     def features(self, row: Row) -> dict[str, Any]:
-        """Return a logged row as a request would carry it."""
-        return {field.name: _requested(field.kind, value) for field, value in zip(self.schema.fields, row, strict=True)}
+        """Return a logged row as a request would carry it: without what the platform works out itself."""
+        return {field.name: _requested(field.kind, value) for field, value in zip(self.schema.asked, row, strict=False)}
 
     def encode(self, rows: Sequence[Row]) -> Encoded:
         """Return the network inputs of logged rows, worked out column by column."""

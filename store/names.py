@@ -27,7 +27,7 @@ def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of a model's consumers, and what those of its learners begin with."""
     exact = (
         join_consumer(model), controller_consumer(model), import_consumer(model), archive_consumer(model),
-        profile_consumer(model), expectations_consumer(model),
+        profile_consumer(model), expectations_consumer(model), streaming_consumer(model),
     )  # fmt: skip
     return exact, (learner_consumer(model, ""),)
 
@@ -52,6 +52,11 @@ def profile_consumer(model: str) -> str:
 def expectations_consumer(model: str) -> str:
     """Whoever changes a model's expectations moves it: its position is their revision, its state what they are."""
     return f"expectations:{model}"
+
+
+def streaming_consumer(model: str) -> str:
+    """Keeps the snapshot of a model's streaming features."""
+    return f"streaming:{model}"
 
 
 def compressed_line(line: str) -> str:

@@ -257,6 +257,8 @@ class Applied(BaseModel):
     versions: dict[str, int] = {}
     failed: dict[int, str] = {}
     placed: dict[str, str] = {}
+    outcomes: str = "0-0"
+    """Up to which outcome its streaming features hold all; where it has none, the beginning."""
 
 
 class Report(BaseModel):

@@ -60,6 +60,8 @@ class FeatureField(BaseModel):
     lt: float | None = None
     default: bool | float | str | None = None
     """What stands in for the field where a request leaves it out."""
+    streamed: bool = False
+    """Whether the platform works it out itself (store/streaming.py): no request may send it."""
 
     @property
     def numbers(self) -> int:
@@ -86,7 +88,7 @@ class FeatureField(BaseModel):
 
 
 class Schema(BaseModel):
-    """All features of a model, in order."""
+    """All features of a model, in order of the columns that they become."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -97,6 +99,11 @@ class Schema(BaseModel):
         return sum(field.numbers for field in self.fields)
 
     @property
+    def asked(self) -> tuple[FeatureField, ...]:
+        """The fields that requests send: all but the streamed ones, which come last."""
+        return tuple(field for field in self.fields if not field.streamed)
+
+    @property
     def buckets(self) -> tuple[int, ...]:
         """Embedding rows of every column of the categories matrix."""
         return tuple(count for field in self.fields for count in field.category_buckets)
@@ -105,7 +112,7 @@ class Schema(BaseModel):
         """A strict TypedDict of the features, for pydantic to validate requests with."""
         keys = {
             field.name: NotRequired[field.annotation()] if field.optional or field.default is not None else field.annotation()
-            for field in self.fields
+            for field in self.asked
         }
         features = TypedDict("features", keys)  # pyright: ignore[reportArgumentType, reportGeneralTypeIssues, reportUnknownVariableType]
         features.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,9 +4,9 @@ import hashlib
 import importlib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,59 +15,15 @@ from store.drift import Drift
 from store.errors import ModelExists, SpecError
 from store.gates import Gates
 from store.keys import Limits
+from store.labels import LabelPolicy
 from store.learning import Learning
-from store.records import Label, Vote
 from store.schema import Kind, Schema, schema_of
+from store.streaming import Aggregate, with_streaming
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
 Compression = Literal["", "dynamic_int8", "static_int8", "fp16", "int4"]
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _SPEC_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-class LabelPolicy(BaseModel):
-    """When an outcome becomes final.
-
-    on_label: when its label comes; without one inside `window_s` it never does.
-    at_window: when the window closes, with the label that came or else with `default`.
-    corrected: likewise, but `default` is learned at once and put right when another label comes.
-
-    Whatever the kind, a label that changes, or comes in the `window_s` after the window, is learned as a correction.
-
-    `sources` says how often each source of labels is right, `"*"` all that are not named; without it they are taken at their
-    word. Where labels are less than sure, the learner takes them for what they are worth, and watches how right a source is.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Literal["on_label", "at_window", "corrected"] = "on_label"
-    window_s: float = 7 * 86_400.0
-    default: float | int | str | None = None
-    sources: dict[str, Annotated[float, Field(gt=0.0, le=1.0)]] = {}
-
-    def accuracy(self, source: str) -> float:
-        """How often a source is right."""
-        return self.sources.get(source, self.sources.get("*", 1.0))
-
-    def standing(self, votes: Iterable[Vote]) -> tuple[Vote, ...]:
-        """Return the votes that count of all, the oldest first: beside a sure one no other does, and of those the newest."""
-        kept = tuple(votes)
-        sure = [vote for vote in kept if self.accuracy(vote.source) * vote.confidence >= 1.0]
-        return (sure[-1],) if sure else kept
-
-    def resolved(self, votes: Sequence[Vote]) -> Vote:
-        """Return the newest vote for what most likely is the label, by the declared accuracies."""
-        weight: dict[Label, float] = {}
-        for vote in votes:
-            right = min(max(_right(self.accuracy(vote.source), vote.confidence), 1e-6), 1.0 - 1e-6)
-            weight[vote.label] = weight.get(vote.label, 0.0) + math.log(right / (1.0 - right))
-        most = max(weight.values())
-        return next(vote for vote in reversed(votes) if weight[vote.label] >= most)
-
-
-def _right(accuracy: float, confidence: float) -> float:
-    """The probability that a vote is right: the source and its own doubt err independently of each other."""
-    return accuracy * confidence + (1.0 - accuracy) * (1.0 - confidence)
 
 
 class Schedule(BaseModel):
@@ -104,6 +60,8 @@ class ModelRecord(BaseModel):
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
     """Features by whose values reports are broken down."""
+    streaming: tuple[Aggregate, ...] = ()
+    """What the last features are worked out from; without any nothing is."""
     best_score: Literal["highest", "lowest"] = "highest"
     compress: Compression = ""
     drift: Drift | None = None
@@ -132,7 +90,7 @@ class ModelRecord(BaseModel):
     @property
     def digest(self) -> str:
         """Changes when weights of one declaration would not fit the other."""
-        fixed = self.model_dump_json(include={"name", "features", "objective", "classes", "network"})
+        fixed = self.model_dump_json(include={"name", "features", "objective", "classes", "network", "streaming"})
         return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
     def label_error(self, label: object) -> str | None:
@@ -199,6 +157,8 @@ class ModelSpec:
             gives logits [rows, outputs]; None takes the default network for tabular features.
         clock: 'log' (the time of arrival) or 'event' (the `at` of each instance: replays and backfills).
         slices: names of features by whose values reports are broken down; those with few values, such as a country.
+        streaming: windowed and decayed aggregates over outcomes and predictions by key, each one more feature that the platform
+            works out itself; none by default.
         best_score: which items a ranked list begins with. 'highest': a label above zero (a click, a sale) is a success.
             'lowest': the score is a risk, and a label of zero (not late, no default) is a success.
         limits: what all applications together may ask of it.
@@ -220,6 +180,7 @@ class ModelSpec:
     clock: Literal["log", "event"] = "log"
     max_skew_s: float = 86_400.0
     slices: tuple[str, ...] = ()
+    streaming: tuple[Aggregate, ...] = ()
     best_score: Literal["highest", "lowest"] = "highest"
     limits: Limits = Limits()
     gates: Gates = Gates()
@@ -236,7 +197,7 @@ class ModelSpec:
         network = f"{self.network.__module__}:{self.network.__qualname__}" if self.network else ""
         record = ModelRecord(
             name=self.name,
-            features=schema_of(self.features),
+            features=with_streaming(self.name, schema_of(self.features), self.streaming, self.objective, self.classes),
             objective=self.objective,
             classes=self.classes,
             labels=self.labels,
@@ -245,6 +206,7 @@ class ModelSpec:
             clock=self.clock,
             max_skew_s=self.max_skew_s,
             slices=self.slices,
+            streaming=self.streaming,
             best_score=self.best_score,
             limits=self.limits,
             gates=self.gates,
@@ -253,7 +215,7 @@ class ModelSpec:
             infer_expectations=self.infer_expectations,
             network=network,
         )
-        known = [one.name for one in record.features.fields]
+        known = [one.name for one in record.features.asked]
         if problem := self.learning.problem(self.objective, record.labels_known, known):
             raise SpecError(f"model '{self.name}': learning: {problem}")
         if unknown := [name for name in self.slices if name not in known]:

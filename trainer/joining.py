@@ -7,6 +7,7 @@ that of two who join for one model only one can move.
 from collections.abc import Callable
 from time import time
 
+from store.following import Follower
 from store.names import join_consumer, log_stream, outcome_stream
 from store.protocols import START, Advance, Store, position_key
 from store.records import OutcomeRecord, Tick, pack_log, pack_outcomes
@@ -36,10 +37,11 @@ class Joining:
         archiving: Archiving | None = None,
     ) -> None:
         self._record = record
+        self._features = Follower(record, store) if record.streaming else None
         self._archiving = archiving
         self._store = store
         self._retention_s = retention_s
-        self._reached = reached or _nobody
+        self._reached = reached or nobody
         self._log, self._outcomes = log_stream(record.name), outcome_stream(record.name)
         self._read_at = START
         self._low_water = ""
@@ -70,6 +72,8 @@ class Joining:
             entries = await self._store.read(self._log, again[-1].position, READ_ENTRIES)
             again += [entry for entry in entries if position_key(entry.position) <= position_key(position)]
         self._join.rebuild(again)
+        if self._features is not None:
+            await self._features.resume()
 
     async def step(self, block_s: float = 0.5) -> bool:
         """Join what is in the log, where nobody learns from it; wait up to `block_s` if there is nothing. True if there was."""
@@ -118,14 +122,18 @@ class Joining:
 
     async def trim(self, taken: str) -> None:
         """Now and then drop what is too old to be kept, of the outcomes only what was taken by the one who learns, and archived
-        where there is an archive."""
+        where there is an archive, and is in the streaming features' snapshot."""
         if time() - self._trimmed_at < TRIM_EVERY_S:
             return
         self._trimmed_at = time()
         if self._archiving is not None:
             taken = min(taken, self._archiving.at, key=position_key)
+        joined = self._low_water or self.at
+        if self._features is not None:
+            await self._features.keep()
+            taken, joined = self._features.needs(taken, joined)
         oldest = f"{int((time() - self._retention_s) * 1000)}-0"
-        for stream, needed in ((self._log, self._low_water or self.at), (self._outcomes, taken)):
+        for stream, needed in ((self._log, joined), (self._outcomes, taken)):
             await self._store.trim(stream, min(oldest, needed, key=position_key))
 
     async def _maybe_tick(self) -> None:
@@ -154,5 +162,5 @@ def _before(position: str) -> str:
     return f"{milliseconds}-{sequence - 1}" if sequence else f"{milliseconds - 1}-{2**64 - 1}"
 
 
-def _nobody(_: str) -> None:
-    """Nobody watches the durable steps."""
+def nobody(_: object) -> None:
+    """Nobody watches."""

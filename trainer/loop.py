@@ -25,7 +25,7 @@ from trainer.archiving import Archiving
 from trainer.drift.state import join, split
 from trainer.expecting import Expecting
 from trainer.gates.keeper import Keeper, unsealed
-from trainer.joining import READ_ENTRIES, Joining, refuse_if_ahead
+from trainer.joining import READ_ENTRIES, Joining, nobody, refuse_if_ahead
 from trainer.lag import LabelLag
 from trainer.learner import NOTHING, Learned, Learner
 from trainer.lineage.environment import lineage_of
@@ -54,12 +54,12 @@ class Trainer:
         tell: Callable[[Version], None] | None = None,
         clock: Callable[[], float] = time,
     ) -> None:
-        self._tell = tell or _nobody
+        self._tell = tell or nobody
         self._spec = spec
         self._register = register
         self._model = spec.name
         self._store = store
-        self._reached = reached or _nobody
+        self._reached = reached or nobody
         self._joining = Joining(spec.record, store, retention_s=retention_s, reached=reached, archiving=archiving)
         self._outcomes = outcome_stream(self._model)
         self._learner_at = START
@@ -239,7 +239,8 @@ class Trainer:
             self._tell(published)
         await self._expecting.follow(position)
         if keeps and published:
-            tracing.past("publish", started, self._about(published))
+            about: dict[str, tracing.Value] = {"tidemill.version": published.number, "tidemill.outcomes": published.outcomes}
+            tracing.past("publish", started, {"tidemill.model": self._model, **about})
             before, self._version = self._version, published.number
             if not learned.rejected:
                 await self._compress(published, weights)
@@ -257,9 +258,6 @@ class Trainer:
             await self._sister.start()
         await self._sister.follow(version, self._graph, weights)
         self._reached("compress.after")
-
-    def _about(self, version: Version) -> dict[str, tracing.Value]:
-        return {"tidemill.model": self._model, "tidemill.version": version.number, "tidemill.outcomes": version.outcomes}
 
     def _describe(self, cut: Cut, position: str, learned: Learned, weights: bytes) -> Version:
         good = not learned.rejected
@@ -294,10 +292,6 @@ class Trainer:
         if reason := self._timing.due(now, self._waiting_since):
             self._joining.more = True
             await self._store.append([(log_stream(self._model), pack_log(Cut(reason, now)))])
-
-
-def _nobody(_: object) -> None:
-    """Nobody watches."""
 
 
 def _verdict(version: Version | None, learned: Learned) -> str:

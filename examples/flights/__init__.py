@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel
 
 from store.schema import Buckets
-from store.spec import LabelPolicy, ModelSpec
+from store.spec import LabelPolicy, Learning, ModelSpec
+from store.streaming import Aggregate
+
+HOUR = 3600.0
 
 
 class Features(BaseModel):
@@ -38,7 +41,22 @@ spec = ModelSpec(
     name="flight-delay",
     features=Features,
     clock="event",
+    # How the day goes, as far as arrivals tell. None is by unit: a missing tail number would say that a flight was cancelled.
+    streaming=(
+        Aggregate(name="late_from_origin", by=("origin",), half_life_s=1 * HOUR, prior=3.0),
+        Aggregate(name="late_from_origin_lately", by=("origin",), half_life_s=4 * HOUR),
+        Aggregate(name="late_with_carrier", by=("carrier",), half_life_s=2 * HOUR, prior=5.0),
+        Aggregate(name="late_with_carrier_from_origin", by=("origin", "carrier"), half_life_s=3 * HOUR, prior=5.0),
+        Aggregate(name="late_to_dest", by=("dest",), half_life_s=4 * HOUR, prior=5.0),
+        Aggregate(name="late_anywhere", half_life_s=1 * HOUR),
+        Aggregate(name="late_on_route", by=("origin", "dest"), half_life_s=72 * HOUR),
+        Aggregate(name="late_with_carrier_from_origin_for_days", by=("origin", "carrier"), half_life_s=24 * HOUR),
+        Aggregate(name="late_to_dest_now", by=("dest",), half_life_s=1 * HOUR, prior=3.0),
+        Aggregate(name="late_from_origin_now", by=("origin",), half_life_s=0.3 * HOUR, prior=3.0),
+    ),
     slices=("origin", "carrier"),
+    # What streams follows the day; with it the weights need not, and fewer, smaller steps do better.
+    learning=Learning(learning_rate=0.01, passes=1),
     # Who ranks flights wants those first that will not be late.
     best_score="lowest",
     # The truth of a flight comes at its arrival; after two days nobody waits for it any more.

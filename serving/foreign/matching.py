@@ -23,7 +23,8 @@ class Feed:
 
 
 def matched(schema: Schema, inputs: Sequence[Input]) -> tuple[Feed, ...]:
-    """Match inputs with a model's features: by name, or one input [N, d] with all that are numbers, in the schema's order.
+    """Match inputs with a model's features: by name, or one input [N, d] with all that are numbers and that requests send, in
+    the schema's order. Streaming features are taken by name: a model trained elsewhere on what was logged may want them.
 
     Raises:
         Refused: an input has no feature, or one that it cannot take; the text names both.
@@ -46,12 +47,12 @@ def _places(schema: Schema) -> dict[str, tuple[int, ...]]:
 
 
 def _table(schema: Schema, one: Input, places: dict[str, tuple[int, ...]]) -> Feed:
-    fields = [field for field in schema.fields if field.kind in _NUMERIC]
+    fields = [field for field in schema.asked if field.kind in _NUMERIC]
     columns = tuple(column for field in fields for column in places[field.name])
     where = f"input '{one.name[:80]}'"
     if one.flat or one.width != len(columns) or one.text:
         takes = "text" if one.text else f"{one.width} numbers"
-        names = ", ".join(field.name for field in schema.fields)
+        names = ", ".join(field.name for field in schema.asked)
         raise Refused(
             f"{where} takes {takes}, the model's numeric features make {len(columns)}, and no feature has its name: "
             f"name inputs as the features ({names[:300]}), or take all that are numbers, in their order"

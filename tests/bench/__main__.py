@@ -8,6 +8,7 @@ import psutil
 from tests.bench import (
     compress,
     drift,
+    features,
     interleaving,
     labels,
     learning,
@@ -39,12 +40,14 @@ PARTS = (
     "labels",
     "quality",
 )
+BY_NAME = ("features",)
+"""The year once more for each: only where it is asked for."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--until", default="2013-12-31", help="last day of the quality run")
+    parser.add_argument("--only", nargs="+", choices=(*PARTS, *BY_NAME), default=list(PARTS))
+    parser.add_argument("--until", default="2013-12-31", help="last day of the runs for quality and features")
     parser.add_argument("--soak", action="store_true", help="mixed load on one platform, and what grows and what is left")
     parser.add_argument("--minutes", type=float, help="of the soak (20), or of the run for the tail (10)")
     given = parser.parse_args()
@@ -67,6 +70,7 @@ def main() -> None:
         "interleaving": interleaving.interleaving,
         "travellers": travellers.flight_rankers,
         "labels": labels.label_figures,
+        "features": lambda: features.feature_figures(given.until),
         "quality": lambda: quality.year(given.until),
     }
     for name, figure in alone.items():

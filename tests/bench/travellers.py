@@ -5,7 +5,7 @@ The pairs are fixed, and all of them are printed, also those that neither way te
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
 
@@ -40,6 +40,8 @@ BEGINNINGS = tuple(datetime(2013, month, 1, 5, tzinfo=UTC) for month in (6, 8, 1
 
 OLD = (timedelta(days=7), timedelta(days=90))
 WEEKS = timedelta(days=14)
+# Lists here are scored long after the flights; what had been known of the day when each was asked for is not kept.
+BARE = replace(spec, streaming=())
 PEOPLE, RUNS, AT_ONCE = 20_000, 21, 1_000
 console = Console(width=140)
 
@@ -108,8 +110,8 @@ def _disagreement(runs: Sequence[tuple[int, int]], shares: np.ndarray) -> str:
 
 def _moments() -> list[Moment]:
     flights = load(date(2013, 10, 20))
-    learner, moments, kept = Learner(spec), list[Moment](), dict[datetime, Session]()
-    encoder = Encoder(spec.record.features)
+    learner, moments, kept = Learner(BARE), list[Moment](), dict[datetime, Session]()
+    encoder = Encoder(BARE.record.features)
     wanted = {begins - old for begins in BEGINNINGS for old in (timedelta(0), *OLD)}
     graph = learner.export()
     played = list(takewhile(lambda hour: hour.start < max(BEGINNINGS) + WEEKS, hours(flights)))
@@ -142,7 +144,7 @@ def _row(encoder: Encoder, flight: Flight) -> Row:
 
 def _risks(session: Session, people: Sequence[Traveller]) -> list[list[float]]:
     """Each traveller's flights' risks to be late."""
-    encoder, scored = Encoder(spec.record.features), list[list[float]]()
+    encoder, scored = Encoder(BARE.record.features), list[list[float]]()
     for start in range(0, len(people), AT_ONCE):
         some = people[start : start + AT_ONCE]
         risks = session.run(encoder.encode([_row(encoder, flight) for one in some for flight in one.flights]))[:, 0]

@@ -1,19 +1,16 @@
 """When the clock ends a micro-batch, by schedule and in the trainer's loop; the clock is the test's."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-import trainer.loop
 from store.memory import MemoryStore
 from store.names import log_stream, outcome_stream
-from store.protocols import START, Graph
-from store.records import Cut, Outcome, pack_log, unpack_outcomes
+from store.protocols import START
+from store.records import Cut, pack_log, unpack_outcomes
 from store.spec import ModelSpec, Schedule
-from trainer.learner import Learned
 from trainer.loop import Trainer
 from trainer.testing import OneNumber, labelled, predicted
 from trainer.timing import Timing
@@ -65,42 +62,12 @@ class TestTiming:
         assert timing.due(MIDNIGHT + 3 * HOUR, MIDNIGHT + 2.5 * HOUR) == "cron 0 3 * * *"
 
 
-class Rote:
-    """A learner that learns by counting."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-
-    def export(self) -> Graph:
-        return Graph("digest", b"onnx", b"golden")
-
-    def learn(self, outcomes: Sequence[Outcome], seed: str) -> Learned:
-        return Learned(len(outcomes), 0.5, 0.5)
-
-    def weights(self) -> bytes:
-        return b"weights"
-
-    def checkpoint(self) -> bytes:
-        return b"checkpoint"
-
-    def golden(self, graph: Graph) -> tuple[tuple[float, ...], ...]:
-        return ()
-
-    def restore(self, weights: bytes, checkpoint: bytes) -> None:
-        assert (weights, checkpoint) == (b"weights", b"checkpoint")
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = MIDNIGHT
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(autouse=True)
-def _by_rote(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.loop, "Learner", Rote)
 
 
 async def _started(store: MemoryStore, clock: Clock, **schedule: Any) -> Trainer:
