@@ -230,7 +230,7 @@ class Operators:
         Raises:
             TimedOut: naming the replicas that have not.
         """
-        if not any(one.over_outcomes for one in self.record(model).streaming):
+        if outcomes != START and not any(one.over_outcomes for one in self.record(model).streaming):
             outcomes = START
         while True:
             behind: list[str] = []
