@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -243,8 +243,16 @@ def _print_models(state: dict[str, Any]) -> None:
             "\n".join(replicas),
         )
     out.print(table)
-    for line in cli_drift.newest(state["models"]):
+    for line in (*_sources(state["models"]), *cli_drift.newest(state["models"])):
         say(line)
+
+
+def _sources(models: dict[str, Any]) -> Iterator[str]:
+    """How right each model's sources of labels have lately been, those that are not taken at their word."""
+    for name, model in models.items():
+        if found := model["learner"].get("sources"):
+            said = (f"{source} {right:.0%} (declared {model['sources'][source]:.0%})" for source, right in found.items())
+            yield f"{name}: labels are right, by source: {', '.join(said)}"
 
 
 if __name__ == "__main__":

@@ -221,6 +221,7 @@ class Operators:
             "learner": json.loads(learned) if learned else {},
             "schedule": record.schedule.model_dump(),
             "trainable": record.trainable,
+            "sources": record.labels.sources,
         }
 
     async def applied(self, model: str, counter: str, wanted: int, deadline: float, outcomes: str = START) -> None:

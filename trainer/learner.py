@@ -80,7 +80,7 @@ class Learner:
         self.descent = Descent(self.record, self.scorer, self.device)
         self._encoder = Encoder(self.record.features)
         self._plain = PlainLoss(spec.objective)
-        self._teaching = Teaching(self.record)
+        self.teaching = Teaching(self.record)
         self._recent = (0.0, 0.0)
         self._before: tuple[dict[str, Tensor], Before, tuple[float, float], dict[str, np.ndarray]] | None = None
         self._rehearsal: Rehearsal | None = None
@@ -104,11 +104,11 @@ class Learner:
         received = sample([outcome.received_at for outcome in outcomes])
         self.prepare()
         lineage = {"afresh": self.descent.afresh} if self.descent.afresh else {}
-        self._before = _copied(self.scorer.state_dict()), self.descent.begin(), self._recent, self._teaching.trust.begin()
+        self._before = _copied(self.scorer.state_dict()), self.descent.begin(), self._recent, self.teaching.trust.begin()
         try:
             loss = self._progressive(rows, judged)
             taught, kept = rows, rows
-            if not self._teaching.plain(outcomes):
+            if not self.teaching.plain(outcomes):
                 taught, kept = self._taught(outcomes, rows), rows.at(judged)
             self.scorer.train()
             self.descent.fit(taught, kept, len(outcomes), np.random.default_rng(number % 2**64))
@@ -128,7 +128,7 @@ class Learner:
         """Be as before the last batch, bit for bit."""
         assert self._before is not None, "no batch was learned"
         tensors, before, self._recent, trust = self._before
-        self._teaching.trust.undo(trust)
+        self.teaching.trust.undo(trust)
         self._restore(tensors)
         self.descent.undo(before)
 
@@ -172,7 +172,7 @@ class Learner:
         tensors, rest = self.descent.checkpoint()
         tensors |= {name: tensor for name, tensor in self.scorer.state_dict().items() if name not in shipped}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-        trust = self._teaching.trust.packed()
+        trust = self.teaching.trust.packed()
         # One text: several would be written in any order, and the same state is to be the same bytes.
         return pack_weights(arrays, {"learner": json.dumps({"recent": self._recent, "descent": rest, "trust": trust})})
 
@@ -189,7 +189,7 @@ class Learner:
             mean, weight = known["recent"]
             self._restore({name: tensor for name, tensor in tensors.items() if name.startswith(_NETWORK)})
             self.descent.restore(tensors, known.get("descent", ""))
-            self._teaching = Teaching(self.record, known.get("trust", ""))
+            self.teaching = Teaching(self.record, known.get("trust", ""))
         except Exception as error:  # safetensors and torch raise many kinds
             raise CheckpointError(f"the checkpoint does not fit this network: {str(error).splitlines()[0]}") from error
         self._recent = (mean, weight)
@@ -250,8 +250,8 @@ class Learner:
         self.scorer.eval()
         scores = self.scorer(rows.numbers, rows.categories).double().cpu().numpy()
         probabilities = np.concatenate([1.0 - scores, scores], axis=1) if self.record.objective == "binary" else scores
-        places = self._teaching.news(outcomes)
-        terms = self._teaching.terms([outcomes[place] for place in places], probabilities[places])
+        places = self.teaching.news(outcomes)
+        terms = self.teaching.terms([outcomes[place] for place in places], probabilities[places])
         kept = [np.flatnonzero(term.weights) for term in terms]
         index = np.concatenate([np.array(places, dtype=np.int64)[some] for some in kept])
         labels = np.concatenate([term.labels[some] for term, some in zip(terms, kept, strict=True)])

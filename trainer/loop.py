@@ -226,7 +226,7 @@ class Trainer:
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
             "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(), "drift": self.drift,
-            "version": self._version, "gates": self._keeper.state(),
+            "version": self._version, "gates": self._keeper.state(), "sources": self.learner.teaching.trust.accuracies(),
         }  # fmt: skip
         watched = self._watch.state() if self._watch is not None else b""
         blob = self._keeper.seal(join(self.learner.checkpoint(), watched)) if keeps or anchored else b""

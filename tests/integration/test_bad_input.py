@@ -175,7 +175,7 @@ async def test_late_unknown_and_repeated_feedback_is_taken_and_counted(
         pass
     after = await _join_counts(store)
     rose = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
-    assert rose == {"predictions": 1, "feedback": 4, "labelled": 1, "repeated": 1, "corrected": 1, "late": 1}
+    assert rose == {"predictions": 1, "feedback": 4, "labelled": 1, "repeated": 1, "corrected": 1, "too_late": 1}
 
 
 async def _join_counts(store: RedisStore) -> dict[str, int]:

@@ -20,7 +20,7 @@ OPERATOR_ROUTES = [
     ("POST", "/admin/models/m/experiments/{name}/{action}"), ("POST", "/admin/models/m/experiments/forecast"),
     ("POST", "/admin/models/m/versions/{number}/promote"), ("POST", "/admin/models/m/versions"),
     ("GET", "/admin/models/m/expectations"), ("PUT", "/admin/models/m/expectations"),
-    ("DELETE", "/admin/models/m/expectations"),
+    ("DELETE", "/admin/models/m/expectations"), ("GET", "/admin/models/m/drift"), ("GET", "/admin/models/m/versions/{number}"),
     ("GET", "/admin/models"), ("POST", "/admin/models"), ("DELETE", "/admin/models/m"),
     ("GET", "/admin/models/m/variants/{variant}/placement"), ("PUT", "/admin/models/m/variants/{variant}/placement"),
     ("GET", "/admin/keys"), ("POST", "/admin/keys"), ("DELETE", "/admin/keys/{key}"), ("POST", "/admin/keys/{key}/rotate"),
