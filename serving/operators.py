@@ -33,6 +33,9 @@ CALLER = "tidemill.caller"
 _LONG = {"golden", "label_times"}
 """Of a version's record, what no operator reads."""
 
+_LEARNED = ("log_position", "verdict", "outcomes", "recent_loss", "reason", "at")
+"""What of a learner's state says how a micro-batch went."""
+
 _POLL_S = 0.002
 _ROLES = ("replica", "trainer", "controller", "joiner", "supervisor", "host")
 
@@ -167,7 +170,8 @@ class Operators:
                 await asyncio.wait_for(look.wait(), 0.25)
         snapshot = await self.store.snapshot(model)
         await self.applied(model, "channel_seq", snapshot.channel_seq, deadline, learned)
-        return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **progress})
+        said = {name: progress[name] for name in _LEARNED if name in progress}
+        return answer({"position": position, "version": snapshot.channels.get(f"{MAIN}@latest"), **said})
 
     async def show_schedule(self, request: Request) -> Response:
         _, record = await self._trainable(request)

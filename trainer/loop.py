@@ -154,7 +154,7 @@ class Trainer:
         self._learner_at = position
         if state:
             known = json.loads(state)
-            version = await self._learned_version(position, known.get("version"))
+            version = await self._learned_version(position, known.get("parent"))
             self._version = version.number
             self._graph = await self._store.graph(self._model, version.graph)
             weights = await self._store.weights(self._model, self._version)
@@ -226,7 +226,7 @@ class Trainer:
         state = {
             "log_position": cut.log_position, "verdict": verdict, "outcomes": learned.rows,
             "recent_loss": learned.recent_loss, "reason": cut.reason, "at": time(), "drift": self.drift,
-            "version": self._version, "gates": self._keeper.state(), "sources": self.learner.teaching.trust.accuracies(),
+            "parent": self._version, "gates": self._keeper.state(), "sources": self.learner.teaching.trust.accuracies(),
         }  # fmt: skip
         watched = self._watch.state() if self._watch is not None else b""
         blob = self._keeper.seal(join(self.learner.checkpoint(), watched)) if keeps or anchored else b""
