@@ -1,11 +1,11 @@
 """Will this flight arrive more than 15 minutes late? Asked at its scheduled departure from New York."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
-from store.schema import Buckets
+from store.schema import Buckets, Schema
 from store.spec import LabelPolicy, Learning, ModelSpec
 from store.streaming import Aggregate
 
@@ -37,6 +37,13 @@ class Features(BaseModel):
     visib: float | None = None
 
 
+def network(schema: Schema, outputs: int) -> Any:
+    """The default network, but a narrow one: what streams says most of it already. Called by the trainer alone."""
+    from trainer.network import TabularNetwork  # noqa: PLC0415 - torch
+
+    return TabularNetwork(schema.numbers, schema.buckets, outputs, hidden=(16,))
+
+
 spec = ModelSpec(
     name="flight-delay",
     features=Features,
@@ -53,7 +60,18 @@ spec = ModelSpec(
         Aggregate(name="late_with_carrier_from_origin_for_days", by=("origin", "carrier"), half_life_s=24 * HOUR),
         Aggregate(name="late_to_dest_now", by=("dest",), half_life_s=1 * HOUR, prior=3.0),
         Aggregate(name="late_from_origin_now", by=("origin",), half_life_s=0.3 * HOUR, prior=3.0),
+        # What is usual.
+        Aggregate(name="late_from_origin_of_a_day", by=("origin",), half_life_s=24 * HOUR),
+        Aggregate(name="late_from_origin_of_a_week", by=("origin",), half_life_s=168 * HOUR),
+        Aggregate(name="late_with_carrier_to_dest", by=("carrier", "dest"), half_life_s=6 * HOUR, prior=3.0),
+        Aggregate(name="late_with_carrier_to_dest_for_days", by=("carrier", "dest"), half_life_s=96 * HOUR, prior=5.0),
+        Aggregate(name="late_with_carrier_on_route", by=("carrier", "origin", "dest"), half_life_s=240 * HOUR, prior=5.0),
+        # How busy it is, by flights that are scheduled: per hour.
+        Aggregate(name="departures_from_origin", by=("origin",), of="predictions", kind="rate", half_life_s=1 * HOUR),
+        Aggregate(name="departures_from_origin_lately", by=("origin",), of="predictions", kind="rate", half_life_s=3 * HOUR),
+        Aggregate(name="departures", of="predictions", kind="rate", half_life_s=1 * HOUR),
     ),
+    network=network,
     slices=("origin", "carrier"),
     # What streams follows the day; with it the weights need not, and fewer, smaller steps do better.
     learning=Learning(learning_rate=0.01, passes=1),
