@@ -31,7 +31,8 @@ SPEC = ModelSpec(name="m", features=Features, schedule=Schedule(seconds=None))
 async def platform(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[tuple[Trainer, RedisStore, httpx.AsyncClient]]:
-    prefix = f"test-{tmp_path_factory.mktemp('bad').parent.name}-bad-input"
+    own = tmp_path_factory.mktemp("platform")  # each module's platform begins with nothing
+    prefix = f"test-{own.parent.name}-{own.name}"
     store = RedisStore(redis_url, prefix)
     trainer = Trainer(SPEC, store)
     await trainer.start()
