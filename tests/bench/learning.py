@@ -54,7 +54,7 @@ def learning_figures() -> None:
         title="Learning",
     )
     for name, settings in SETTINGS.items():
-        spec = replace(flights, learning=Learning(**settings), schedule=Schedule(outcomes=BATCH, seconds=None))
+        spec = replace(flights, streaming=(), learning=Learning(**settings), schedule=Schedule(outcomes=BATCH, seconds=None))
         taken, shares, checkpoint = asyncio.run(_taught(spec))
         rate = BATCH * BATCHES / taken
         bare = _bare(spec)
