@@ -18,7 +18,7 @@ def schedule(
     seconds: Annotated[float | None, typer.Option(min=0.05, help="Learn after this many seconds.")] = None,
     cron: Annotated[str | None, typer.Option(help="Learn at these times: five fields, such as '0 3 * * *'.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Of --cron, such as Europe/Berlin; default UTC.")] = None,
-    on_drift: Annotated[bool, typer.Option("--on-drift", help="Learn when drift is found.")] = False,
+    on_drift: Annotated[bool, typer.Option("--on-drift", help="Kept with the schedule; it has no effect yet.")] = False,
     by_hand: Annotated[bool, typer.Option("--by-hand", help="Learn only when 'retrain' says so.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,

@@ -28,7 +28,7 @@ _SPEC_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 class Schedule(BaseModel):
     """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds (2 if nothing is said), at the times of
-    `cron` in `timezone`, `on_drift`; by hand at any time, and where none of these is set, by hand alone."""
+    `cron` in `timezone`; by hand at any time, and where none of these is set, by hand alone. `on_drift` has no effect yet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
