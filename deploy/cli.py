@@ -16,13 +16,16 @@ from deploy import (
     cli_drift,
     cli_expectations,
     cli_experiments,
+    cli_freshness,
     cli_import,
     cli_keys,
+    cli_lines,
     cli_models,
     cli_place,
     cli_policy,
     cli_retrain,
     cli_schedule,
+    cli_tune,
     cli_versions,
     detached,
 )
@@ -50,6 +53,7 @@ app.add_typer(cli_policy.policy_app, name="policy")
 app.add_typer(cli_policy.rollout_app, name="rollout")
 app.add_typer(cli_experiments.experiment_app, name="experiment")
 app.add_typer(cli_keys.key_app, name="key")
+app.add_typer(cli_lines.line_app, name="line")
 app.add_typer(cli_models.model_app, name="model")
 app.add_typer(cli_experiments.app)
 app.add_typer(cli_import.app)
@@ -57,6 +61,8 @@ app.add_typer(cli_place.app)
 app.add_typer(cli_archive.app)
 app.add_typer(cli_versions.versions_app, name="versions")
 app.add_typer(cli_retrain.app)
+app.add_typer(cli_freshness.app)
+app.add_typer(cli_tune.app)
 app.add_typer(cli_drift.app)
 app.add_typer(cli_schedule.app)
 app.add_typer(cli_expectations.app)
@@ -243,7 +249,7 @@ def _print_models(state: dict[str, Any]) -> None:
             "\n".join(replicas),
         )
     out.print(table)
-    for line in (*_sources(state["models"]), *cli_drift.newest(state["models"])):
+    for line in (*_sources(state["models"]), *cli_lines.newest(state["models"]), *cli_drift.newest(state["models"])):
         say(line)
 
 

@@ -18,7 +18,7 @@ def archive(
     as_json: JsonOption = False,
 ) -> None:
     """Show which outcomes are kept for good, by the day of their predictions."""
-    from store.archive import days  # noqa: PLC0415 - slow to import, and no other command needs it
+    from store.archived import days  # noqa: PLC0415 - slow to import, and no other command needs it
 
     with errors():
         place = configured(home=home, archive=folder).archive_folder

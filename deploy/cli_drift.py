@@ -74,4 +74,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if found["faster"]:
         yield f"the learning rate is raised for {found['faster']} more micro-batches"
     if wanted := found["retrain"]:
-        yield f"asked for: retraining on what came since {moment(wanted['at'])} (log position {wanted['log_position']})"
+        version = wanted.get("version")
+        done = f"done, as version {version}, which answers nobody until it is promoted" if version else "not done yet"
+        yield f"asked for: retraining on what came since {moment(wanted['at'])} (log position {wanted['log_position']}): {done}"

@@ -107,4 +107,5 @@ def _trainer(one: dict[str, Any]) -> str:
     if not one["spec"]:
         return "none"
     trainer = one["trainer"]
-    return "starting" if trainer is None else trainer["problem"] or f"process {trainer['pid']}"
+    way = f", as line '{one['way']}' learned" if one["way"] else ""
+    return "starting" if trainer is None else trainer["problem"] or f"process {trainer['pid']}{way}"

@@ -57,7 +57,7 @@ def retrain(
             return _now(model, wait_s, home, as_json)
         if scratch and from_version is not None:
             raise ValueError("--scratch begins with no version: leave --from-version out, or --scratch")
-        begin, end = _moment(since, "--since"), _moment(until, "--until")
+        begin, end = moment(since, "--since"), moment(until, "--until")
         settings = configured(home=home, archive=archive)
         url = Home(settings.home).expect().redis_url
         import_from_here()
@@ -82,14 +82,15 @@ def _now(model: str, wait_s: float, home: Path | None, as_json: bool) -> None:
         return say(f"{answer['verdict']}{version} ({answer.get('outcomes', 0)} outcomes)")
 
 
-def _moment(text: str | None, option: str) -> datetime | None:
+def moment(text: str | None, option: str) -> datetime | None:
+    """Return the time that an option names, in UTC if it says nothing else; raises ValueError."""
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{option} {text[:40]}: write a day or a time, such as 2026-03-01 or 2026-03-01T12:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _words(found: "Retrained") -> str:

@@ -1,5 +1,6 @@
 """The command that says when a model learns."""
 
+from math import isfinite
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ def schedule(
     seconds: Annotated[float | None, typer.Option(min=0.05, help="Learn after this many seconds.")] = None,
     cron: Annotated[str | None, typer.Option(help="Learn at these times: five fields, such as '0 3 * * *'.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Of --cron, such as Europe/Berlin; default UTC.")] = None,
-    on_drift: Annotated[bool, typer.Option("--on-drift", help="Kept with the schedule; it has no effect yet.")] = False,
+    on_drift: Annotated[bool, typer.Option("--on-drift", help="Learn as soon as drift is found.")] = False,
     by_hand: Annotated[bool, typer.Option("--by-hand", help="Learn only when 'retrain' says so.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -26,6 +27,8 @@ def schedule(
     """Show when a model learns, or change it: what is named holds, and nothing else."""
     with errors():
         named = on_drift or any(one is not None for one in (outcomes, seconds, cron))
+        if seconds is not None and not isfinite(seconds):
+            raise ValueError("--seconds: a number of seconds; to learn only when asked to, --by-hand")
         if by_hand and named:
             raise ValueError("--by-hand: then leave all other options out")
         if timezone is not None and cron is None:

@@ -19,6 +19,7 @@ from deploy.home import AlreadyRunning, Home, NotRunning
 from deploy.settings import Elsewhere, Settings
 from store.errors import StoreError
 from trainer.errors import TrainerError
+from tuning.errors import TuningError
 
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 
@@ -57,7 +58,17 @@ def errors() -> Generator[None]:
         yield
     except typer.Exit:
         raise
-    except (ApiError, AlreadyRunning, NotRunning, StoreError, TrainerError, OSError, ValueError, RuntimeError) as error:
+    except (
+        ApiError,
+        AlreadyRunning,
+        NotRunning,
+        StoreError,
+        TrainerError,
+        TuningError,
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         if type(error) is RuntimeError:
             raise
         err.print("[red]error:[/red]", Text(str(error)), soft_wrap=True, highlight=False)

@@ -121,6 +121,19 @@ class Client:
         schedule = {"outcomes": outcomes, "seconds": seconds} | more
         return self._call("PUT", f"/admin/models/{model}/schedule", json=schedule)
 
+    def lines(self, model: str) -> dict[str, Any]:
+        """How main learns, and the lines that learn beside it or did."""
+        return self._call("GET", f"/admin/models/{quote(model, safe='')}/lines")
+
+    def add_line(self, model: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """`wanted`: name, start, learning, shape, instead, why."""
+        return self._call("POST", f"/admin/models/{quote(model, safe='')}/lines", json=wanted)
+
+    def end_line(self, model: str, name: str, action: str, why: str = "", *, force: bool = False) -> dict[str, Any]:
+        """retire or promote; `force`: make it main though its gates do not let it through."""
+        body = {"why": why} | ({"force": True} if force else {})
+        return self._call("POST", f"/admin/models/{quote(model, safe='')}/lines/{quote(name, safe='')}/{action}", json=body)
+
     def drift(self, model: str) -> dict[str, Any]:
         """What was found of drift, newest first."""
         return self._call("GET", f"/admin/models/{model}/drift")

@@ -1,17 +1,14 @@
 """A model retrained from the archive, beside the platform: in this process, or by workers on a Ray of its own."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from deploy.at_store import at_store
 from deploy.cluster import start_ray, stop_ray
 from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from store.protocols import Version
-from store.redis_store import RedisStore
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +43,11 @@ def retrain(
     from trainer.retraining.plan import planned  # noqa: PLC0415
     from trainer.retraining.publication import published  # noqa: PLC0415
 
-    def at_store(work: Callable[[RedisStore], Awaitable[T]]) -> T:
-        async def run() -> T:
-            store = RedisStore(redis_url, settings.prefix)
-            try:
-                return await work(store)
-            finally:
-                await store.close()
-
-        return asyncio.run(run())
-
     give_way()
-    plan = at_store(lambda store: planned(store, model, settings.seed, folder=str(settings.archive_folder), **given))
-    weights = at_store(lambda store: store.weights(model, plan.parent)) if plan.parent else b""
+    plan = at_store(
+        settings, redis_url, lambda store: planned(store, model, settings.seed, folder=str(settings.archive_folder), **given)
+    )
+    weights = at_store(settings, redis_url, lambda store: store.weights(model, plan.parent)) if plan.parent else b""
     if plan.workers == 1:
         learnt = carry_out(plan, weights, progress)
     else:
@@ -69,5 +58,5 @@ def retrain(
             learnt = workers.carry_out(plan, weights, progress)
         finally:
             stop_ray(cluster)
-    version, before = at_store(lambda store: published(store, plan, learnt))
+    version, before = at_store(settings, redis_url, lambda store: published(store, plan, learnt))
     return Retrained(version, before, learnt.refusals, learnt.refused)

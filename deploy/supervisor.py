@@ -1,4 +1,5 @@
-"""The supervisor of trainers: one for every model on record that says where it is declared, and none for others.
+"""The supervisor of trainers: one for every model on record that says where it is declared and one for each line that learns
+beside its main, and none for others.
 
 It is the same on one machine, where it is a Ray actor, and on a cluster, where it is a deployment of one replica. Trainers
 are actors that it owns: Ray starts one again that dies, and ends all of them when the supervisor ends. It then starts them
@@ -10,20 +11,25 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from time import monotonic
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import ray
 import uvloop
 
+from deploy.answering import Answering, Order, start
 from store.errors import SpecError, StoreError
+from store.lines import read_lines
 from store.names import CONTROL
-from store.policy import Report
+from store.policy import MAIN, Report
 from store.protocols import START, Store
 from store.redis_store import RedisStore
+from store.requests import Request
 from store.spec import ModelRecord
 from store.telemetry import QUIET, Telemetry
 from trainer.actor import TrainerActor
 from trainer.archiving import NO_ARCHIVE, ArchiveSettings
+from trainer.line_actor import LineActor
 
 log = logging.getLogger(__name__)
 LEASE_S = 5.0
@@ -31,11 +37,20 @@ _LIST_EVERY_S = 1.0
 T = TypeVar("T")
 
 
+class _Trained(NamedTuple):
+    """What one trainer trains: a line as it came with revision `born` of the model's lines, or main."""
+
+    model: str
+    source: str
+    line: str = MAIN
+    born: int = 0
+
+
 class Supervisor(Generic[T]):
     """Compares the models on record with the trainers that run.
 
     Args:
-        start: called with a model's name and where it is declared; returns its trainer.
+        start: called with a model's name, where it is declared, and the line: returns its trainer.
         stop: ends a trainer; when it returns, that one does nothing any more.
         declared: models to put on record first, but for those that were removed meanwhile.
     """
@@ -43,14 +58,14 @@ class Supervisor(Generic[T]):
     def __init__(
         self,
         store: Store,
-        start: Callable[[str, str], T],
+        start: Callable[[str, str, str], T],
         stop: Callable[[T], None],
         declared: Sequence[ModelRecord] = (),
     ) -> None:
         self._store = store
         self._start, self._stop = start, stop
         self._declared = list(declared)
-        self._running: dict[str, tuple[str, T]] = {}
+        self._running: dict[_Trained, T] = {}
         self.problems: dict[str, str] = {}
         """What keeps a declared model from being on record."""
         self.seen = START
@@ -60,14 +75,21 @@ class Supervisor(Generic[T]):
         """Stop and start trainers, so that they are those of the models on record."""
         await self._register()
         seen = await self._store.last(CONTROL)
-        wanted = {name: record.source for name, record in (await self._store.models()).items() if record.source}
-        for name, (source, trainer) in list(self._running.items()):
-            if wanted.get(name) != source:
-                self._stop(trainer)
-                del self._running[name]
-        for name in wanted.keys() - self._running.keys():
-            self._running[name] = wanted[name], self._start(name, wanted[name])
+        wanted = await self._wanted()
+        for trained in self._running.keys() - wanted:
+            self._stop(self._running.pop(trained))
+        for trained in sorted(wanted - self._running.keys()):
+            self._running[trained] = self._start(trained.model, trained.source, trained.line)
         self.seen = seen
+
+    async def _wanted(self) -> set["_Trained"]:
+        wanted = set[_Trained]()
+        for model, record in (await self._store.models()).items():
+            if record.source:
+                active = (await read_lines(self._store, model)).active
+                lines = (_Trained(model, record.source, line.name, line.born) for line in active)
+                wanted |= {_Trained(model, record.source), *lines}
+        return wanted
 
     async def _register(self) -> None:
         removed = await self._store.removed() if self._declared else {}
@@ -104,19 +126,23 @@ class SupervisorActor:
         self._telemetry = telemetry
         telemetry.start("role", "supervisor")
         # Never retried: a call could learn twice.
-        self._trainers = ray.remote(TrainerActor).options(  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-            max_restarts=-1, max_task_retries=0, **resources
+        self._trainers, self._lines = (
+            ray.remote(actor).options(max_restarts=-1, max_task_retries=0, **resources)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+            for actor in (TrainerActor, LineActor)
         )
         self._declared = declared
         threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True, name="supervisor").start()
 
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
+        answering = Answering(store, self._order, start)  # pyright: ignore[reportArgumentType]
         supervisor: Supervisor[Any] = Supervisor(store, self._start, ray.kill, self._declared)  # pyright: ignore[reportArgumentType]
         while True:
             problems = {}
             try:
                 await supervisor.refresh()
+                if self._archive.folder:
+                    await answering.refresh(monotonic())
                 problems = {f"model {name}": why for name, why in supervisor.problems.items()}
             except StoreError:
                 log.warning("the store is away")
@@ -132,7 +158,15 @@ class SupervisorActor:
                 log.warning("the store is away")
             await asyncio.sleep(_LIST_EVERY_S)
 
-    def _start(self, model: str, source: str) -> Any:
+    def _order(self, model: str, request: Request, least: int) -> Order:
+        return Order(
+            redis_url=self._url, prefix=self._prefix, archive=self._archive.folder, seed=self._seed,
+            model=model, request=request, least=least,
+        )  # fmt: skip
+
+    def _start(self, model: str, source: str, line: str) -> Any:
+        if line != MAIN:
+            return self._lines.remote(model, line, source, self._url, self._prefix, self._seed, self._telemetry)
         return self._trainers.remote(model, source, self._url, self._prefix, self._seed, self._telemetry, self._archive)
 
 

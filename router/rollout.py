@@ -133,17 +133,21 @@ def promote(policy: Policy, name: str, why: str, now: float, evidence: Sequence[
     Raises:
         PolicyError: it has several candidates and `arm` names none of them.
     """
-    experiment = find(policy, name)
-    winner = policy.variant(_one_arm(experiment, arm))
+    experiment, winner = find(policy, name), candidate(policy, name, arm)
     default = policy.variant(policy.default).model_copy(update={"line": winner.line, "version": winner.version})
     variants = tuple(default if variant.name == default.name else variant for variant in policy.variants)
-    changed = _without(policy.model_copy(update={"variants": variants}), experiment, now)
+    changed = end(policy.model_copy(update={"variants": variants}), experiment, now)
     after = (
         f"'{default.name}' is version {winner.version}" if winner.version else f"'{default.name}' follows line {winner.line}"
     )
     return Move(
         changed, "promote", name, described(policy, name), after, why, champion=winner.version or 0, evidence=evidence
     )  # fmt: skip
+
+
+def candidate(policy: Policy, name: str, arm: str = "") -> Variant:
+    """Return what an experiment tries; raises PolicyError where there are several and `arm` names none of them."""
+    return policy.variant(_one_arm(find(policy, name), arm))
 
 
 def roll_back(policy: Policy, name: str, arm: str, why: str, now: float, evidence: Sequence[dict[str, Any]] = ()) -> Move:
@@ -159,7 +163,7 @@ def roll_back(policy: Policy, name: str, arm: str, why: str, now: float, evidenc
         kept = experiment.model_copy(update={"shares": shares})
         changed = revise(policy, _with(policy, kept), now)
     else:
-        changed = _without(policy, experiment, now)
+        changed = end(policy, experiment, now)
     after = described(changed, name) or f"'{experiment.baseline}' answers all"
     # A version that answers elsewhere too, as in an A/A test, is not to be rejected.
     rejected = 0 if loser.version in _answering(changed, loser.name) else loser.version or 0
@@ -168,7 +172,7 @@ def roll_back(policy: Policy, name: str, arm: str, why: str, now: float, evidenc
 
 def stop(policy: Policy, name: str, why: str, now: float) -> Move:
     """End an experiment; the default arm answers all, and nothing is said of the versions."""
-    changed = _without(policy, find(policy, name), now)
+    changed = end(policy, find(policy, name), now)
     return Move(changed, "stop", name, described(policy, name), f"'{policy.default}' answers all", why)
 
 
@@ -251,8 +255,8 @@ def _with(policy: Policy, changed: Experiment) -> Policy:
     return policy.model_copy(update={"experiments": experiments})
 
 
-def _without(policy: Policy, gone: Experiment, now: float) -> Policy:
-    """The policy without an experiment, and without the variants that nothing else needs."""
+def end(policy: Policy, gone: Experiment, now: float) -> Policy:
+    """Return the policy without an experiment, and without the variants that nothing else needs."""
     experiments = tuple(one for one in policy.experiments if one.name != gone.name)
     needed = {policy.default, *policy.forced.values(), *(arm for one in experiments for arm in (*one.shares, one.baseline))}
     variants = tuple(one for one in policy.variants if one.name in needed or one.name not in gone.shares)

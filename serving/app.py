@@ -25,6 +25,7 @@ from serving.experiments import Experiments
 from serving.http import answer, refusal
 from serving.imports import Imports
 from serving.keys import Keys
+from serving.lines import LineRoutes
 from serving.models import Models
 from serving.open_inference import OpenInference
 from serving.operators import CALLER, Handler, Operators, guarded
@@ -107,7 +108,8 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
     replica = Replica(settings, reach, name)
     data, operators = DataPlane(replica), Operators(replica)
     inference = OpenInference(replica, data)
-    experiments, imports = Experiments(operators), Imports(operators, settings.max_import_bytes)
+    lines = LineRoutes(operators)
+    experiments, imports = Experiments(operators, lines), Imports(operators, settings.max_import_bytes)
     placements, models = Placements(operators, settings.prefix), Models(operators)
     expectations = ExpectationRoutes(operators)
     about = About(replica)
@@ -171,6 +173,9 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         _route(f"{model}/expectations", "GET", replica, view(expectations.show)),
         _route(f"{model}/expectations", "PUT", replica, guard(expectations.edit)),
         _route(f"{model}/expectations", "DELETE", replica, guard(expectations.infer)),
+        _route(f"{model}/lines", "GET", replica, view(lines.show)),
+        _route(f"{model}/lines", "POST", replica, guard(lines.add)),
+        _route(f"{model}/lines/{{name}}/{{action}}", "POST", replica, guard(lines.act)),
         _route("/admin/models", "GET", replica, view(models.show)),
         _route("/admin/models", "POST", replica, keeper(models.add)),
         _route(model, "DELETE", replica, keeper(models.remove)),

@@ -15,13 +15,15 @@ from starlette.responses import Response
 from router import revise
 from router.off_policy import OffPolicy
 from router.report import forecast
-from router.rollout import Move, described, pause, promote, resume, roll_back, stop
+from router.rollout import Move, candidate, described, pause, promote, resume, roll_back, stop
 from serving.errors import Invalid
 from serving.http import answer, read_body, whole_number
+from serving.lines import LineRoutes
 from serving.operators import Operators, validate
 from store.errors import EpochConflict, NotFound, PolicyError
+from store.lines import Line, read_lines
 from store.names import AUDIT, controller_consumer, outcome_stream
-from store.policy import AuditRecord, Experiment, Policy, Variant
+from store.policy import MAIN, AuditRecord, Experiment, Policy, Variant
 from store.protocols import START, Entry
 from store.records import Outcome, Outcomes, unpack_outcomes
 
@@ -54,8 +56,8 @@ class Experiments:
     """The routes of experiments, over one replica. Each change is made of the policy as it is, and tried again where somebody
     else was faster; all are on record."""
 
-    def __init__(self, operators: Operators) -> None:
-        self._operators = operators
+    def __init__(self, operators: Operators, lines: LineRoutes) -> None:
+        self._operators, self._lines = operators, lines
         self._store = operators.store
 
     async def show_all(self, request: Request) -> Response:
@@ -120,6 +122,8 @@ class Experiments:
         reason = await self._reason(request)
         why = reason.why or "an operator asked for it"
         if action == "promote":
+            if (won := await self._line(request, name, reason.arm)) is not None:
+                return await self._promoted(request, won, why, force=reason.force)
             promoted = partial(promote, name=name, why=why, arm=reason.arm)
             return await self._change(request, lambda policy, now: promoted(policy, now=now), force=reason.force)
         if action == "rollback":
@@ -127,6 +131,22 @@ class Experiments:
         if action not in _ACTIONS:
             raise NotFound(f"no action '{action[:40]}': one of {', '.join((*_ACTIONS, 'promote', 'rollback'))}")
         return await self._change(request, lambda policy, now: _ACTIONS[action](policy, name, why, now))
+
+    async def _line(self, request: Request, name: str, arm: str) -> Line | None:
+        """The line that an experiment's winner follows, where it learns beside main or has just become main."""
+        model = self._operators.model(request)
+        winner = candidate((await self._store.snapshot(model)).policy, name, arm)
+        lines = () if winner.version is not None else (await read_lines(self._store, model)).lines
+        return next((line for line in lines if line.name == winner.line and line.status != "retired"), None)
+
+    async def _promoted(self, request: Request, won: Line, why: str, *, force: bool) -> Response:
+        model = self._operators.model(request)
+        if won.status == "active":
+            await self._lines.promote(request, won.name, why, force=force)
+        else:  # it was made main, and whoever did it came no further
+            newest = (await self._store.snapshot(model)).channels[f"{MAIN}@latest"]
+            await self._lines.follow(request, won.name, newest, why)
+        return await self._operators.show_policy(request)
 
     async def promote_version(self, request: Request) -> Response:
         """Pin the default arm to a version at once."""
@@ -173,7 +193,7 @@ class Experiments:
             snapshot = await self._store.snapshot(model)
             move = make(snapshot.policy, time())
             try:
-                known = (await self._reports(model)).get("experiments", {}).get(move.experiment)
+                known = await self._operators.report(model, move.experiment)
                 who = self._operators.who(request)
                 return await self._operators.install(model, snapshot, move, who, known, force=force)
             except EpochConflict:

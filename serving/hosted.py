@@ -23,6 +23,7 @@ from serving.metrics import ReplicaMetrics
 from serving.watch import Watch
 from store.artefact import Session
 from store.encoding import Encoder
+from store.errors import first_line
 from store.expectations import Expectations
 from store.following import Follower
 from store.names import log_stream
@@ -227,7 +228,7 @@ class Hosted:
         try:
             scores = session.run(self.encoder.encode(rows))
         except Exception as error:
-            raise self._failed(live, str(error).splitlines()[0][:200]) from error
+            raise self._failed(live, first_line(error, 200)) from error
         return self._checked(live, rows, scores)
 
     async def score_elsewhere(self, live: Live, link: Link, rows: list[Row], until: float) -> tuple[np.ndarray, float]:

@@ -24,7 +24,8 @@ _DISCARD_BYTES = 256 * 1024 * 1024
 
 
 def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(to_json(content), status, headers, "application/json")
+    # What is no number is none in JSON, either.
+    return Response(to_json(content, inf_nan_mode="null"), status, headers, "application/json")
 
 
 def refusal(error: Exception) -> Response:

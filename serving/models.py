@@ -18,6 +18,7 @@ from serving.errors import InUse, Invalid, TimedOut, UnknownModel
 from serving.http import answer
 from serving.operators import Operators
 from store.errors import EpochConflict, ModelExists, NotFound, SpecError
+from store.lines import read_lines
 from store.names import AUDIT, CONTROL
 from store.policy import AuditRecord, Report
 from store.protocols import position_key
@@ -153,6 +154,7 @@ class Models:
             "spec": record.source,
             "objective": record.objective,
             "trainable": record.trainable,
+            "way": taken.name if (taken := (await read_lines(self._store, name)).main) is not None else None,
             "loaded": record.loaded,
             "version": newest[0].number if newest else None,
             "experiments": [experiment.name for experiment in snapshot.policy.experiments],

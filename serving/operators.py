@@ -17,14 +17,16 @@ from serving.access import OPERATE, Access, Caller
 from serving.controller import audit_of, rejection
 from serving.errors import BadRequest, Invalid, NotTrainable, PreconditionRequired, TimedOut, UnknownModel
 from serving.http import answer, place, read_body, whole_number
+from serving.line_progress import at_a_glance
 from serving.promotion import unproven_default
 from serving.replica import Replica
-from store.errors import EpochConflict, NotFound, PolicyError
+from store.errors import EpochConflict, NotFound, PolicyError, SpecError
 from store.keys import Role
-from store.names import CONTROL, join_consumer, learner_consumer, log_stream
+from store.names import CONTROL, controller_consumer, join_consumer, learner_consumer, log_stream
 from store.policy import MAIN, Policy, Snapshot
 from store.protocols import START, position_key
 from store.records import Cut, pack_log
+from store.requests import answer_to
 from store.spec import ModelRecord, Schedule
 
 CALLER = "tidemill.caller"
@@ -127,6 +129,11 @@ class Operators:
         await self.applied(model, "epoch", epoch, deadline=monotonic() + 10.0)
         return _policy_answer(await self.store.snapshot(model))
 
+    async def report(self, model: str, experiment: str) -> dict[str, Any] | None:
+        """What is known of an experiment that runs."""
+        _, state = await self.store.consumer(controller_consumer(model))
+        return (json.loads(state) if state else {}).get("experiments", {}).get(experiment)
+
     @staticmethod
     def who(request: Request) -> str:
         """Whom a request comes from, for the record: its key's name; whoever has the token says it themselves."""
@@ -178,8 +185,10 @@ class Operators:
         return answer(record.schedule.model_dump())
 
     async def set_schedule(self, request: Request) -> Response:
-        model, _ = await self._trainable(request)
+        model, record = await self._trainable(request)
         schedule = await self.body(request, Schedule)
+        if unfit := record.schedule_error(schedule):
+            raise SpecError(f"model '{model}': schedule: {unfit}")
         await self.store.set_schedule(model, schedule)
         return answer(schedule.model_dump())
 
@@ -188,6 +197,9 @@ class Operators:
         model, record = await self._trainable(request)
         _, state = await self.store.consumer(learner_consumer(model))
         found: dict[str, Any] = (json.loads(state) if state else {}).get("drift", {})
+        if wanted := found.get("retrain"):
+            known = await answer_to(self.store, model, wanted["log_position"])
+            found["retrain"] = wanted | {"version": known.number if known else None}
         return answer({"watched": record.drift is not None, **found})
 
     async def _trainable(self, request: Request) -> tuple[str, ModelRecord]:
@@ -226,6 +238,7 @@ class Operators:
             "schedule": record.schedule.model_dump(),
             "trainable": record.trainable,
             "sources": record.labels.sources,
+            **await at_a_glance(self.store, record.name),
         }
 
     async def applied(self, model: str, counter: str, wanted: int, deadline: float, outcomes: str = START) -> None:

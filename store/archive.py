@@ -4,7 +4,8 @@
 
 A file's name says which stretch of the outcome stream it holds, from the first entry to the last; a stretch with predictions of
 several days is several files, numbered. Names appear when their content is on disk, so a stretch is there whole or not at all,
-whatever dies: a part without the others is what a crash left, and is dropped by the next who writes.
+whatever dies: a part without the others is being written, or is what a crash left; nobody reads it, and the next who writes
+drops what a crash left.
 """
 
 import contextlib
@@ -14,10 +15,9 @@ import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from store.errors import ArchiveBusy
@@ -32,7 +32,9 @@ PREFIX = "x_"
 """What a feature's column begins with: features may be called anything."""
 
 _PART = re.compile(r"(\d+-\d+)_(\d+-\d+)\.(\d+)-of-(\d+)\.parquet")
-_MOMENT = pa.timestamp("us", tz="UTC")
+_YEARS_S = (-62_135_596_800.0, 253_402_300_799.0)
+"""The first and the last second of the years that a date can have."""
+MOMENT = pa.timestamp("us", tz="UTC")
 _TYPES: dict[str, pa.DataType] = {
     "number": pa.float64(),
     "boolean": pa.bool_(),
@@ -57,8 +59,8 @@ def columns(features: Schema, text_labels: bool) -> Any:
     fixed: list[tuple[str, pa.DataType]] = [
         ("position", pa.string()), ("place", pa.int64()), ("id", pa.string()), ("unit", pa.string()),
         ("output", pa.list_(pa.float64())), ("label", label), ("kind", pa.string()), ("final", pa.bool_()),
-        ("source", pa.string()), ("confidence", pa.float64()), ("predicted_at", _MOMENT), ("labelled_at", _MOMENT),
-        ("received_at", _MOMENT), ("variant", pa.string()), ("version", pa.int64()), ("propensity", pa.float64()),
+        ("source", pa.string()), ("confidence", pa.float64()), ("predicted_at", MOMENT), ("labelled_at", MOMENT),
+        ("received_at", MOMENT), ("variant", pa.string()), ("version", pa.int64()), ("propensity", pa.float64()),
         ("experiments", pa.list_(pa.string())), ("latency_s", pa.float64()), ("epoch", pa.int64()),
         ("replaces", label), ("votes", votes), ("learned", votes),
     ]  # fmt: skip
@@ -114,7 +116,7 @@ class Archive:
         """
         days: dict[str, list[int]] = {}
         for place, (_, outcome) in enumerate(placed):
-            days.setdefault(datetime.fromtimestamp(outcome.predicted_at, UTC).date().isoformat(), []).append(place)
+            days.setdefault(_day(outcome.predicted_at), []).append(place)
         names = [
             self._folder / f"day={day}" / f"{first}_{last}.{number}-of-{len(days)}.parquet"
             for number, day in enumerate(days, start=1)
@@ -139,14 +141,10 @@ class Archive:
 
     def _settle(self) -> str:
         """Drop what a crash left; return the last position that is archived."""
-        stretches: dict[tuple[str, str, int], list[Path]] = {}
-        for path in self._folder.glob("day=*/*"):
-            if part := _PART.fullmatch(path.name):
-                stretches.setdefault((part[1], part[2], int(part[4])), []).append(path)
-            elif path.name.startswith(".") and path.suffix == ".tmp":
-                path.unlink()
+        for path in self._folder.glob("day=*/.*.tmp"):
+            path.unlink()
         last = START
-        for (_, end, parts), paths in stretches.items():
+        for (_, end, parts), paths in stretches(self._folder).items():
             if len(paths) == parts:
                 last = max(last, end, key=position_key)
             else:
@@ -200,57 +198,18 @@ class Archive:
         return [{"label": self._label(vote.label), "source": vote.source, "confidence": vote.confidence} for vote in votes]
 
 
-def read(folder: Path, model: str, since: datetime | None = None, until: datetime | None = None) -> Any:
-    """Return a model's archived outcomes, a `pyarrow.Table` in the order of the stream.
-
-    Args:
-        since, until: of the predictions' times, with a time zone; `until` is left out.
-
-    Raises:
-        FileNotFoundError: nothing of this model is archived.
-    """
-    root = folder / f"model={model}"
-    paths = [path for path in root.glob("day=*/*.parquet") if _PART.fullmatch(path.name) and _within(path, since, until)]
-    if not paths:
-        raise FileNotFoundError(f"no outcomes of model '{model}' are archived in {folder} for that time")
-    # Features may have been added: what older files do not have is missing in them.
-    schema = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in paths])
-    wanted: Any = ds.scalar(True)
-    if since is not None:
-        wanted &= ds.field("predicted_at") >= pa.scalar(since, _MOMENT)
-    if until is not None:
-        wanted &= ds.field("predicted_at") < pa.scalar(until, _MOMENT)
-    table: Any = ds.dataset([str(path) for path in paths], schema=schema, format="parquet").to_table(filter=wanted)
-    places = zip(table["position"].to_pylist(), table["place"].to_pylist(), strict=True)
-    keys = [(position_key(position), place) for position, place in places]
-    return table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64()))  # also where there are none
-
-
-class Day(NamedTuple):
-    """A day of predictions in an archive."""
-
-    day: str
-    outcomes: int
-    bytes: int
-    files: int
-
-
-def days(folder: Path, model: str) -> list[Day]:
-    """Return what is archived of a model, the first day first; nothing where there is no archive."""
-    found: list[Day] = []
-    for place in sorted((folder / f"model={model}").glob("day=*")):
-        paths = [path for path in place.iterdir() if _PART.fullmatch(path.name)]
-        outcomes = sum(pq.read_metadata(path).num_rows for path in paths)
-        if paths:
-            size = sum(path.stat().st_size for path in paths)
-            found.append(Day(place.name.removeprefix("day="), outcomes, size, len(paths)))
+def stretches(root: Path) -> dict[tuple[str, str, int], list[Path]]:
+    """Return the parts that are there of each stretch: by its first position, its last, and how many parts it has."""
+    found: dict[tuple[str, str, int], list[Path]] = {}
+    for path in root.glob("day=*/*.parquet"):
+        if part := _PART.fullmatch(path.name):
+            found.setdefault((part[1], part[2], int(part[4])), []).append(path)
     return found
 
 
-def _within(path: Path, since: datetime | None, until: datetime | None) -> bool:
-    day = path.parent.name.removeprefix("day=")
-    after = since is None or day >= since.astimezone(UTC).date().isoformat()
-    return after and (until is None or day <= until.astimezone(UTC).date().isoformat())
+def _day(at: float) -> str:
+    """The day of a time of the stream's clock; one before all years, or after them, is in the first or the last."""
+    return datetime.fromtimestamp(min(max(at, _YEARS_S[0]), _YEARS_S[1]), UTC).date().isoformat()
 
 
 def _feature(field: FeatureField, values: Iterable[Value]) -> list[Any]:

@@ -1,16 +1,17 @@
-"""Archived outcomes as the trainer takes them: the way back from Parquet. Times come back rounded to microseconds."""
+"""The way back from the archive: what there is, and outcomes as the trainer takes them, with times in whole microseconds."""
 
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from store.archive import PREFIX, Placed, read
+from store.archive import MOMENT, PREFIX, Placed, stretches
+from store.errors import SchemaError, first_line
 from store.protocols import position_key
 from store.records import Outcome, Served, Vote
 from store.schema import FeatureField, Schema, Value
@@ -20,8 +21,62 @@ ROWS = 2_000
 """That are Python's objects at a time."""
 
 
+def read(folder: Path, model: str, since: datetime | None = None, until: datetime | None = None) -> Any:
+    """Return a model's archived outcomes, a `pyarrow.Table` in the order of the stream.
+
+    Args:
+        since, until: of the predictions' times, with a time zone; `until` is left out.
+
+    Raises:
+        FileNotFoundError: nothing of this model is archived.
+        SchemaError: a column is of one type in some files and of another in others.
+    """
+    import pyarrow.dataset as ds  # noqa: PLC0415 - takes pandas with it, which those who write do without
+
+    root = folder / f"model={model}"
+    paths = [path for path in _whole(root) if _within(path, since, until)]
+    if not paths:
+        raise FileNotFoundError(f"no outcomes of model '{model}' are archived in {folder} for that time")
+    # Features may have been added: what older files do not have is missing in them.
+    try:
+        schema = pa.unify_schemas([pq.read_schema(path).remove_metadata() for path in paths])
+    except pa.ArrowTypeError as error:
+        raise SchemaError(
+            f"the archive in {root} holds outcomes of two declarations ({first_line(error, 200)}): move the older files away"
+        ) from None
+    wanted: Any = ds.scalar(True)
+    if since is not None:
+        wanted &= ds.field("predicted_at") >= pa.scalar(since, MOMENT)
+    if until is not None:
+        wanted &= ds.field("predicted_at") < pa.scalar(until, MOMENT)
+    table: Any = ds.dataset([str(path) for path in paths], schema=schema, format="parquet").to_table(filter=wanted)
+    places = zip(table["position"].to_pylist(), table["place"].to_pylist(), strict=True)
+    keys = [(position_key(position), place) for position, place in places]
+    return table.take(pa.array(sorted(range(len(keys)), key=keys.__getitem__), pa.int64()))  # also where there are none
+
+
+class Day(NamedTuple):
+    """A day of predictions in an archive."""
+
+    day: str
+    outcomes: int
+    bytes: int
+    files: int
+
+
+def days(folder: Path, model: str) -> list[Day]:
+    """Return what is archived of a model, the first day first; nothing where there is no archive."""
+    by_day: dict[str, list[Path]] = {}
+    for path in _whole(folder / f"model={model}"):
+        by_day.setdefault(path.parent.name.removeprefix("day="), []).append(path)
+    return [
+        Day(day, sum(pq.read_metadata(path).num_rows for path in paths), sum(path.stat().st_size for path in paths), len(paths))
+        for day, paths in sorted(by_day.items())
+    ]
+
+
 def placed(table: Any, features: Schema) -> Iterator[Placed]:
-    """Yield the outcomes of a table that `store.archive.read` returned, in its order, each behind its position.
+    """Yield the outcomes of a table that `read` returned, in its order, each behind its position.
 
     A feature that the table does not have is missing in each of them.
     """
@@ -115,7 +170,7 @@ class Window:
 
     def outcomes(self, rows: range) -> list[Outcome]:
         """Return the outcomes of some rows."""
-        return [replace(outcome, learned=()) for _, outcome in placed(self._table.take(list(rows)), self._features)]
+        return [outcome._replace(learned=()) for _, outcome in placed(self._table.take(list(rows)), self._features)]
 
 
 def _settled(table: Any) -> Any:
@@ -125,3 +180,13 @@ def _settled(table: Any) -> Any:
         kind != "default" or final for kind, final in zip(table["kind"].to_pylist(), table["final"].to_pylist(), strict=True)
     ]
     return table.take(pa.array(sorted(place for place in last.values() if known[place]), pa.int64()))
+
+
+def _whole(root: Path) -> list[Path]:
+    return [path for (_, _, parts), paths in stretches(root).items() if len(paths) == parts for path in paths]
+
+
+def _within(path: Path, since: datetime | None, until: datetime | None) -> bool:
+    day = path.parent.name.removeprefix("day=")
+    after = since is None or day >= since.astimezone(UTC).date().isoformat()
+    return after and (until is None or day <= until.astimezone(UTC).date().isoformat())

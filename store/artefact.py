@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from store.encoding import Encoded
-from store.errors import StoreError
+from store.errors import StoreError, first_line
 from store.placement import Provider
 from store.protocols import Graph, Version
 
@@ -81,10 +81,10 @@ def open_session(graph: bytes, weights: bytes, providers: Sequence[Provider] = (
         options.add_external_initializers(list(tensors), values)
         runtime = onnxruntime.InferenceSession(graph, options, providers=_present(providers))
     except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
-        raise ArtefactError(f"the weights do not open: {str(error).splitlines()[0][:300]}") from error
+        raise ArtefactError(f"the weights do not open: {first_line(error, 300)}") from error
     except Exception as error:  # onnxruntime's own errors derive from Exception alone
         if type(error).__module__.startswith("onnxruntime"):
-            raise ArtefactError(f"the graph does not open: {str(error).splitlines()[0][:300]}") from error
+            raise ArtefactError(f"the graph does not open: {first_line(error, 300)}") from error
         raise
     names = frozenset(argument.name for argument in runtime.get_inputs())
     return Session(runtime, names, (values, weights))

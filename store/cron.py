@@ -36,12 +36,33 @@ class Cron:
     def latest(self, at: float) -> float:
         """Return the newest due time that is not after `at`; minus infinity where there was none in 50 years."""
         found = next(self._from(floor(at) + 1.0, reverse=True), None)
-        return float("-inf") if found is None else found.timestamp()
+        if found is None:
+            return float("-inf")
+        latest = found.timestamp()
+        # Backwards, times of the hour that is repeated in autumn are not all found.
+        while latest < (following := self.following(latest)) <= at:
+            latest = following
+        return latest
 
     def following(self, at: float) -> float:
         """Return the first due time after `at`; infinity where none comes in 50 years."""
-        found = next(self._from(floor(at)), None)
+        found = self._next(floor(at))
+        if found == float("inf") or self._offset_s(found) <= self._offset_s(at):
+            return found
+        # Over clocks that go on by half an hour CronSim leaves times out, and within an hour after: look again from there.
+        before, behind = floor(at), floor(found)
+        while behind - before > 1:
+            middle = (before + behind) // 2
+            before, behind = (before, middle) if self._offset_s(middle) != self._offset_s(at) else (middle, behind)
+        return min(found, *(self._next(behind + seconds) for seconds in (0, 1800, 3600)))
+
+    def _next(self, at: float) -> float:
+        found = next(self._from(at), None)
         return float("inf") if found is None else found.timestamp()
+
+    def _offset_s(self, at: float) -> float:
+        offset = datetime.fromtimestamp(at, self._zone).utcoffset()
+        return offset.total_seconds() if offset else 0.0
 
     def words(self) -> str:
         """

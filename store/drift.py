@@ -23,8 +23,8 @@ class Drift(BaseModel):
             are not judged, and a season of the loss may alarm.
         false_alarms: how many are accepted in a million outcomes, of all detectors together.
         effect: the least distance that matters, from 0 (the same distribution) to 1 (nothing in common).
-        respond: what the learner does about an alarm, which is told in any case. 'retrain' leaves a request, with the time
-            and the position in the log where the shift began.
+        respond: what is done about an alarm, which is told in any case. 'retrain': once as many outcomes as a long window has
+            are archived since the shift, they are learned from scratch, to a version of the line 'retrained'.
         factor: by which the learning rate is raised.
         batches: for how many micro-batches it is.
     """

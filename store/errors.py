@@ -10,6 +10,7 @@ StoreError
 ├── NotFound             no such model, version, graph or weights
 ├── SchemaError          a feature class that cannot be turned into a schema
 ├── SpecError            a model declaration that makes no sense, or differs from the one on record
+├── LineError            a line that cannot be added, or cannot become main
 └── PolicyError          a policy that makes no sense, or names what does not exist
 """
 
@@ -72,5 +73,18 @@ class SpecError(StoreError):
     """A model declaration makes no sense, or differs from the one on record."""
 
 
+class LineError(StoreError):
+    """A line cannot be added, or cannot become main; the text says why."""
+
+
 class PolicyError(StoreError):
     """A policy makes no sense, or names what does not exist."""
+
+
+def first_line(error: BaseException, most: int) -> str:
+    """Return an error's first line, of `most` characters at most; the name of its kind where it says nothing.
+
+    >>> first_line(ValueError("what is wrong\\nand where"), 9), first_line(TimeoutError(), 80)
+    ('what is w', 'TimeoutError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:most]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from store.schema import Kind
+from store.schema import FLOAT32_MAX, Kind
 
 Choice = float | str | bool | None
 
@@ -112,6 +112,21 @@ class Gates(BaseModel):
                     return f"'{name}' is a {features[name]}: only a number can be changed by an amount"
                 if features[name] in ("timestamp", "vector"):
                     return f"'{name}' is a {features[name]}, which no declared value can stand in for"
+                if isinstance(test, Invariance) and (unfit := [one for one in test.values if not _fits(one, features[name])]):
+                    return f"'{name}' is a {features[name]}: {unfit[0]!r} cannot stand in for its value"
             if isinstance(test, Direction) and test.of not in (classes or ("",)):
                 return f"the direction of '{test.feature}' is of one class, of={test.of!r}: there are {list(classes) or 'none'}"
         return "min_rows is more than rows" if self.min_rows > self.rows else ""
+
+
+def _fits(value: Choice, kind: Kind) -> bool:
+    """Whether a feature of a kind can have this value; a missing one any can have."""
+    match value:
+        case None:
+            return True
+        case bool():
+            return kind == "boolean"
+        case str():
+            return kind == "category"
+        case _:
+            return kind == "number" and abs(value) <= FLOAT32_MAX

@@ -147,7 +147,7 @@ class Importance(_Sampling):
 
 
 class Replay(_Setting):
-    """Old outcomes learned again beside new ones, against forgetting.
+    """Old outcomes learned again beside new ones, against forgetting, with the labels that hold by now.
 
     Args:
         capacity: how many are kept; they are written with every version, so keep them few.

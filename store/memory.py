@@ -61,13 +61,18 @@ class MemoryStore:
                 return found
 
     async def advance(self, step: Advance, entries: Sequence[tuple[str, bytes]]) -> list[str]:
-        position, _ = await self.consumer(step.consumer)
-        if position != step.expected:
-            raise Fenced(step.consumer, step.expected, position)
-        self._consumers[step.consumer] = (step.position, step.state)
-        if step.blob:
-            self._blobs[step.consumer] = step.blob
+        self._move(step)
         return await self.append(entries)
+
+    def _move(self, *steps: Advance) -> None:
+        for step in steps:
+            position, _ = self._consumers.get(step.consumer, (START, b""))
+            if position != step.expected:
+                raise Fenced(step.consumer, step.expected, position)
+        for step in steps:
+            self._consumers[step.consumer] = (step.position, step.state)
+            if step.blob:
+                self._blobs[step.consumer] = step.blob
 
     async def consumer(self, name: str) -> tuple[str, bytes]:
         return self._consumers.get(name, (START, b""))
@@ -166,7 +171,7 @@ class MemoryStore:
 
     async def commit(self, model: str, commit: Commit) -> Version | None:
         known = self._model(model)
-        await self.advance(commit.step, [])
+        self._move(commit.step, *commit.beside)
         self._wake()
         if commit.version is None:
             return None

@@ -28,6 +28,7 @@ def consumers_of(model: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     exact = (
         join_consumer(model), controller_consumer(model), import_consumer(model), archive_consumer(model),
         profile_consumer(model), expectations_consumer(model), streaming_consumer(model),
+        lines_consumer(model), takeover_consumer(model),
     )  # fmt: skip
     return exact, (learner_consumer(model, ""),)
 
@@ -57,6 +58,16 @@ def expectations_consumer(model: str) -> str:
 def streaming_consumer(model: str) -> str:
     """Keeps the snapshot of a model's streaming features."""
     return f"streaming:{model}"
+
+
+def lines_consumer(model: str) -> str:
+    """Whoever adds or ends a line moves it: its position is their revision, its state what lines there are."""
+    return f"lines:{model}"
+
+
+def takeover_consumer(model: str) -> str:
+    """A line that becomes main moves it, so that who learned main before can go no further; its position counts them."""
+    return f"takeover:{model}"
 
 
 def compressed_line(line: str) -> str:

@@ -126,12 +126,13 @@ class Version(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Commit:
     """A learner's step: position and state move, and a version may be published and an audit record of that kept, in which the
-    version's number stands for NUMBER; all or nothing."""
+    version's number stands for NUMBER; other consumers may move `beside` it, each fenced as the learner is; all or nothing."""
 
     step: Advance
     version: Version | None = None
     weights: bytes = b""
     audit: bytes = b""
+    beside: tuple[Advance, ...] = ()
 
 
 class KeyRing(Protocol):
@@ -220,7 +221,7 @@ class ModelRegistry(Protocol):
         Idempotent under (line, position): a position publishes once. Every commit wakes those who wait for `changes`.
 
         Raises:
-            Fenced: the learner is not at `commit.step.expected`.
+            Fenced: the learner is not at `commit.step.expected`, or one that is to move beside it is elsewhere.
         """
         ...
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from store.artefact import ArtefactError, digest_of, open_session, unpack_golden
+from store.errors import LineError
+from store.lines import read_lines
 from store.names import compressed_line, learner_consumer
 from store.policy import MAIN
 from store.protocols import Advance, Commit, Graph, Store, Version
@@ -36,6 +38,7 @@ async def publish(
     Raises:
         Fenced: another version was put on the line meanwhile.
         ValueError: the line is the trainer's own.
+        LineError: a learner publishes on the line.
         ArtefactError: the graph does not open with these weights, or does not answer its golden inputs.
     """
     if line in (MAIN, compressed_line(MAIN)):
@@ -81,7 +84,10 @@ async def publish_answered(
 
     Raises:
         Fenced: another version was put on the line meanwhile.
+        LineError: a learner publishes on the line.
     """
+    if any(one.name == line for one in (await read_lines(store, model)).active):
+        raise LineError(f"line '{line}' is published by its learner: name another")
     consumer = learner_consumer(model, line)
     if at is None:
         at, _ = await store.consumer(consumer)

@@ -42,9 +42,20 @@ for i = 2, #KEYS do positions[i] = redis.call('XADD', KEYS[i], '*', 'p', ARGV[i 
 return positions
 """
 
-# KEYS: consumer, versions, board, control, audit.
-# ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or '', audit record or ''.
-_COMMIT = f"""{_MOVE}
+# KEYS: consumer, versions, board, control, audit, then one consumer for each that moves beside the first.
+# ARGV: expected, position, state, blob, version or '', prefix of weights keys, weights, channel or '', audit record or '', then
+# expected, position, state, blob of each other consumer. What comes back of one that is elsewhere: where, and minus its place.
+_COMMIT = f"""
+for i = 6, #KEYS do
+  local at = redis.call('HGET', KEYS[i], 'position') or '0-0'
+  if at ~= ARGV[4 * i - 14] then return {{at, 5 - i}} end
+end
+{_MOVE}
+for i = 6, #KEYS do
+  local first = 4 * i - 14
+  redis.call('HSET', KEYS[i], 'position', ARGV[first + 1], 'state', ARGV[first + 2])
+  if ARGV[first + 3] ~= '' then redis.call('HSET', KEYS[i], 'blob', ARGV[first + 3]) end
+end
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', {CONTROL_LENGTH}, '*', 'p', 'channel')
 if ARGV[5] == '' then return {{false, 0}} end
 local number = redis.call('HINCRBY', KEYS[2], 'last', 1)
@@ -165,9 +176,14 @@ class RedisStore(RedisModels):
             self._key(model, "weights", ""), commit.weights, f"{version.line}@latest" if version and published else "",
             commit.audit,
         ]  # fmt: skip
-        actual, number = await self._run(_COMMIT, [*keys, self._key(CONTROL), self._key(AUDIT)], args)
+        keys += [self._key(CONTROL), self._key(AUDIT)]
+        for other in commit.beside:
+            keys.append(self._key("consumer", other.consumer))
+            args += [other.expected, other.position, other.state, other.blob]
+        actual, number = await self._run(_COMMIT, keys, args)
         if actual is not None:
-            raise Fenced(step.consumer, step.expected, actual.decode())
+            moved = (step, *commit.beside)[-number]
+            raise Fenced(moved.consumer, moved.expected, actual.decode())
         return version.model_copy(update={"number": number}) if version else None
 
     async def versions(self, model: str, last: int = 100) -> list[Version]:

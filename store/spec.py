@@ -18,6 +18,8 @@ from store.keys import Limits
 from store.labels import LabelPolicy
 from store.learning import Learning
 from store.schema import Kind, Schema, schema_of
+from store.search import Search, Way, default_search
+from store.shape import DEFAULT_SHAPE, Shape
 from store.streaming import Aggregate, with_streaming
 
 Objective = Literal["binary", "multiclass", "regression", "ranking"]
@@ -28,7 +30,8 @@ _SPEC_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 class Schedule(BaseModel):
     """When a micro-batch ends: every `outcomes` outcomes, every `seconds` seconds (2 if nothing is said), at the times of
-    `cron` in `timezone`; by hand at any time, and where none of these is set, by hand alone. `on_drift` has no effect yet."""
+    `cron` in `timezone`; `on_drift`: as soon as outcomes that wait are found to have drifted, of a model that is watched for
+    drift; by hand at any time, and where none of these is set, by hand alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +58,7 @@ class ModelRecord(BaseModel):
     classes: tuple[str, ...] = ()
     labels: LabelPolicy = LabelPolicy()
     learning: Learning = Learning()
+    shape: Shape = DEFAULT_SHAPE
     schedule: Schedule = Schedule()
     clock: Literal["log", "event"] = "log"
     max_skew_s: float = 86_400.0
@@ -90,7 +94,8 @@ class ModelRecord(BaseModel):
     @property
     def digest(self) -> str:
         """Changes when weights of one declaration would not fit the other."""
-        fixed = self.model_dump_json(include={"name", "features", "objective", "classes", "network", "streaming"})
+        of = {"name", "features", "objective", "classes", "network", "streaming"}
+        fixed = self.model_dump_json(include=of if self.shape == DEFAULT_SHAPE else of | {"shape"})
         return hashlib.sha256(fixed.encode()).hexdigest()[:16]
 
     def label_error(self, label: object) -> str | None:
@@ -102,7 +107,13 @@ class ModelRecord(BaseModel):
             return "label must be a number" if self.objective != "binary" else "label must be 0, 1, false or true"
         if self.objective == "binary":
             return None if label in (0, 1) else "label must be 0, 1, false or true"
-        return None if _is_float32(label) else "label must be a finite number"
+        return self.labels.out_of_bounds(label) if _is_float32(label) else "label must be a finite number"
+
+    def schedule_error(self, schedule: Schedule) -> str | None:
+        """Say what is wrong with a schedule for this model, or None."""
+        if schedule.on_drift and self.drift is None:
+            return "on_drift needs a model that is watched for drift: declare drift=Drift(…)"
+        return None
 
     def succeeded(self, label: float) -> bool:
         """Say whether a ranked item with this label is a success of the ranker that put it there."""
@@ -155,6 +166,7 @@ class ModelSpec:
         objective: binary, multiclass (with `classes`), regression or ranking.
         network: called with the schema and the number of outputs, returns a torch module whose `forward(numbers, categories)`
             gives logits [rows, outputs]; None takes the default network for tabular features.
+        shape: of the default network.
         clock: 'log' (the time of arrival) or 'event' (the `at` of each instance: replays and backfills).
         slices: names of features by whose values reports are broken down; those with few values, such as a country.
         streaming: windowed and decayed aggregates over outcomes and predictions by key, each one more feature that the platform
@@ -167,6 +179,7 @@ class ModelSpec:
         compress: a method by which each version of the line main is also published compressed, on the line main-compressed.
         infer_expectations: whether its trainer infers what features are expected to be, from 1,000 outcomes on; replicas then
             count what violates that.
+        search: where `tidemill tune` looks for a better way to learn; None: in a space that suits most.
     """
 
     name: str
@@ -175,6 +188,7 @@ class ModelSpec:
     classes: tuple[str, ...] = ()
     labels: LabelPolicy = LabelPolicy()
     learning: Learning = Learning()
+    shape: Shape = DEFAULT_SHAPE
     schedule: Schedule = Schedule()
     network: Callable[[Schema, int], Any] | None = None
     clock: Literal["log", "event"] = "log"
@@ -187,6 +201,7 @@ class ModelSpec:
     drift: Drift | None = None
     compress: Compression = ""
     infer_expectations: bool = True
+    search: Search | None = None
     record: ModelRecord = field(init=False)
 
     def __post_init__(self) -> None:
@@ -202,6 +217,7 @@ class ModelSpec:
             classes=self.classes,
             labels=self.labels,
             learning=self.learning,
+            shape=self.shape,
             schedule=self.schedule,
             clock=self.clock,
             max_skew_s=self.max_skew_s,
@@ -215,19 +231,45 @@ class ModelSpec:
             infer_expectations=self.infer_expectations,
             network=network,
         )
+        self._check(record)
+        if self.search is not None and (problem := self.search.problem(self.way, self.network is not None)):
+            raise SpecError(f"model '{self.name}': search: {problem}")
+        object.__setattr__(self, "record", record)
+
+    def _check(self, record: ModelRecord) -> None:
+        if self.network is not None and self.shape != DEFAULT_SHAPE:
+            raise SpecError(f"model '{self.name}': a network of its own has a shape of its own: leave out shape, or network")
         known = [one.name for one in record.features.asked]
         if problem := self.learning.problem(self.objective, record.labels_known, known):
             raise SpecError(f"model '{self.name}': learning: {problem}")
+        if unfit := record.schedule_error(self.schedule):
+            raise SpecError(f"model '{self.name}': schedule: {unfit}")
         if unknown := [name for name in self.slices if name not in known]:
             raise SpecError(f"model '{self.name}': slices: there is no feature '{unknown[0]}' among {', '.join(known)}")
         kinds: dict[str, Kind] = {one.name: one.kind for one in record.features.fields}
         if unfit := self.gates.error(kinds, self.classes if self.objective == "multiclass" else ()):
             raise SpecError(f"model '{self.name}': gates: {unfit}")
+        self._check_labels(record)
+
+    def _check_labels(self, record: ModelRecord) -> None:
+        if self.labels.bounded and record.labels_known:
+            raise SpecError(
+                f"model '{self.name}': labels: low and high are for numbers, not for {self.objective}: leave them out"
+            )
         if self.labels.default is not None and (wrong := record.label_error(self.labels.default)):
             raise SpecError(f"model '{self.name}': the label policy's default is {self.labels.default!r}: {wrong}")
         if self.labels.kind != "on_label" and self.labels.default is None:
             raise SpecError(f"model '{self.name}': labels {self.labels.kind} need a default label")
-        object.__setattr__(self, "record", record)
+
+    @property
+    def way(self) -> Way:
+        """How it learns, as declared."""
+        return Way(learning=self.learning, shape=self.shape)
+
+    @property
+    def searched(self) -> Search:
+        """Where a better way is looked for."""
+        return self.search or default_search(self.objective, self.network is not None)
 
 
 def load_spec(path: str) -> ModelSpec:

@@ -6,9 +6,10 @@ changed, so that threads may read while the event loop feeds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from struct import Struct
 from typing import Any
 
 import msgpack
@@ -24,7 +25,9 @@ REMEMBERED = 10_000
 _LONG_TEXT = 64
 _HOUR = 3600.0
 
-Part = tuple[Any, ...]
+_BUCKET = Struct("<qdd")
+
+Part = tuple[Any, ...] | bytes
 """What is kept of a key; empty of a new one."""
 
 
@@ -62,24 +65,29 @@ class Decay:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """(number, sum, count) of each bucket that is not empty, in order: a sliding window."""
+    """(number, sum, count) of each bucket that is not empty, in order: a sliding window. Packed: as Python's numbers a key that
+    is in all buckets would take ten times as much."""
 
     window_s: float
 
     def added(self, part: Part, at: float, value: float, count: float) -> Part:
         number = math.floor(at / self.window_s * BUCKETS)
-        newest = max(number, part[-1][0]) if part else number
-        buckets = {bucket[0]: bucket for bucket in part if bucket[0] > newest - BUCKETS}
-        if number > newest - BUCKETS:
-            _, total, known = buckets.get(number, (number, 0.0, 0.0))
-            buckets[number] = (number, total + value, known + count)
-        return tuple(buckets[key] for key in sorted(buckets))
+        if isinstance(part, bytes) and part:
+            newest, total, weight = _BUCKET.unpack_from(part, len(part) - _BUCKET.size)
+            if number == newest:  # as most are
+                return part[: -_BUCKET.size] + _BUCKET.pack(number, total + value, weight + count)
+        known = {bucket[0]: bucket for bucket in _buckets(part)}
+        newest = max([number, *known])
+        if number > newest - BUCKETS and (count or number in known):
+            _, total, weight = known.get(number, (number, 0.0, 0.0))
+            known[number] = (number, total + value, weight + count)
+        return b"".join(_BUCKET.pack(*known[one]) for one in sorted(known) if one > newest - BUCKETS)
 
     def read(self, part: Part, at: float) -> tuple[float, float]:
         """Return (sum, count) as of a time."""
         oldest = math.floor(at / self.window_s * BUCKETS) - BUCKETS
         total = known = 0.0
-        for number, its_sum, its_count in part:
+        for number, its_sum, its_count in _buckets(part):
             if number > oldest:
                 total += its_sum
                 known += its_count
@@ -88,6 +96,11 @@ class Window:
     @property
     def hours(self) -> float:
         return self.window_s / _HOUR
+
+
+def _buckets(part: Part) -> Iterable[tuple[Any, ...]]:
+    """Return a window's buckets; a snapshot from before they were packed has them as they are."""
+    return part if isinstance(part, tuple) else _BUCKET.iter_unpack(part)
 
 
 class _Keyed:
@@ -137,6 +150,8 @@ class _Keyed:
             if not self._places:
                 return
         parts = self._parts
+        if not count and key not in parts:
+            return  # what this corrects has gone with its key
         before = parts.pop(key, ())  # put back at the end: the first is the one that has waited the longest
         parts[key] = self._horizon.added(before, at, value, count)
         if len(parts) > self._aggregate.keys:

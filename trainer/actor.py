@@ -17,20 +17,24 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from store.errors import SpecError, StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
-from store.spec import load_spec
+from store.spec import ModelSpec, load_spec
 from store.telemetry import QUIET, Telemetry
 from trainer.archiving import NO_ARCHIVE, ArchiveSettings, Archiving, archived
-from trainer.errors import TrainerError
+from trainer.errors import TakenOver, TrainerError
 from trainer.lag import LagMetric
 from trainer.tracking import tracking
 
 if TYPE_CHECKING:
+    from trainer.lines import LineTrainer
     from trainer.loop import Trainer
 
 log = logging.getLogger(__name__)
 LEASE_S = 5.0
 STARTING = "starting"
 """The problem of a trainer that has not come to its first step yet."""
+
+GARBAGE_AFTER = 20_000
+"""Objects more than before, after which to look for garbage among the new ones."""
 
 NICENESS = 10
 """Learning gives way to serving."""
@@ -68,6 +72,8 @@ class TrainerActor:
         while True:
             try:
                 await self._train()
+            except TakenOver:
+                continue
             except (StoreError, TrainerError) as error:
                 self._problem = str(error)
             except Exception as error:
@@ -76,33 +82,38 @@ class TrainerActor:
             await asyncio.sleep(pause_s)
             pause_s = min(5.0, pause_s * 2)
 
-    async def _train(self) -> None:
-        from trainer.loop import Trainer  # noqa: PLC0415 - torch, which whoever starts this actor can do without
-
+    def _spec(self) -> ModelSpec:
         spec = load_spec(self._source)
         if spec.name != self._model:
             raise SpecError(f"spec '{self._source}' declares model '{spec.name}', not '{self._model}'")
         if self._seed is not None:
             spec = replace(spec, learning=spec.learning.model_copy(update={"seed": self._seed}))
+        return spec
+
+    async def _train(self) -> None:
+        from trainer.loop import Trainer  # noqa: PLC0415 - torch, which whoever starts this actor can do without
+
+        spec = self._spec()
         store = RedisStore(self._url, self._prefix)
         try:
             async with archived(spec.record, store, self._archive) as self._archiving:  # pyright: ignore[reportArgumentType]
                 # Who removes a model takes it off the record, and a trainer that has not heard of it must not put it back.
-                trainer = Trainer(spec, store, register=False, archiving=self._archiving, tell=self._tracking.tell)  # pyright: ignore[reportArgumentType]
-                await self._learn(trainer)
+                self._trainer = Trainer(spec, store, register=False, archiving=self._archiving, tell=self._tracking.tell)  # pyright: ignore[reportArgumentType]
+                await self._learn(self._trainer)
         finally:
             self._trainer = self._archiving = None
             await store.close()
 
-    async def _learn(self, trainer: "Trainer") -> None:
-        self._trainer = trainer
+    async def _learn(self, trainer: "Trainer | LineTrainer") -> None:
         await trainer.start()
         _give_way()
         self._problem = ""
-        trainer.learner.prepare()
-        # What was imported stays for good: to look through it for garbage, again and again, would cost a third of the join.
+        trainer.learning.learner.prepare()
+        # What was imported stays for good: to look through it for garbage, again and again, would cost a third of the join. And
+        # what it remembers is no garbage either, of which each micro-batch brings thousands.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE_AFTER)
         refreshed_at = monotonic()
         while True:
             await trainer.step()
@@ -125,7 +136,7 @@ class TrainerActor:
             if (archiving := self._archiving) is not None:
                 progress["archived"] = archiving.at
                 away |= {"archive": archiving.problem} if archiving.problem else {}
-            if trainer is not None:
+            if trainer is not None and trainer.begun:
                 progress |= trainer.progress
                 lag.follow(trainer.lag)
                 for stage, seconds in trainer.busy_s.items():

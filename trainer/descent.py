@@ -17,7 +17,7 @@ from trainer.losses import loss_of
 from trainer.network import TabularNetwork
 from trainer.optimisers import optimiser_of
 from trainer.rates import share_of_rate
-from trainer.replay import Reservoir
+from trainer.replay import Offer, Reservoir
 from trainer.rows import Rows
 from trainer.sampling import Candidates, choose
 
@@ -73,9 +73,9 @@ class Descent:
         self._made = None
         assert self.optimiser
 
-    def fit(self, rows: Rows, kept: Rows, outcomes: int, draw: np.random.Generator) -> None:
-        """Learn a micro-batch of so many outcomes, and offer the rows that may be `kept` to the replay; the network is in
-        training mode."""
+    def fit(self, rows: Rows, offer: Offer | None, outcomes: int, draw: np.random.Generator) -> None:
+        """Learn a micro-batch of so many outcomes, and then let the replay, where there is one, take what it is offered; the
+        network is in training mode."""
         settings, size = self._settings, self._settings.rows
         if len(rows) != outcomes:  # as many steps as for plain labels: several workers take theirs together
             size = max(1, math.ceil(len(rows) / math.ceil(outcomes / size)))
@@ -88,8 +88,8 @@ class Descent:
                 self._step(self._with_old(self._chosen(part, draw), draw))
         if settings.optimiser.kind == "adagrad" and settings.memory != 1.0:
             self._forget(settings.memory)
-        if self.replay is not None:
-            self.replay.offer(kept, draw)
+        if self.replay is not None and offer is not None:
+            self.replay.offer(offer, draw)
 
     def loss(self, rows: Rows) -> Tensor:
         """Return a step's loss: the mean over its rows, weighed where they have weights."""

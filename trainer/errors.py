@@ -5,6 +5,8 @@ TrainerError
 ├── CheckpointError   a checkpoint that does not fit the log, or cannot be read
 ├── CompressionError  a version cannot be compressed
 │   └── NotApplicable by this method: its network, or what was logged, does not allow it
+├── LineEnded         a line is retired, or has become main: its learner has nothing to do
+├── TakenOver         a line has become main: main's learner starts over with that one's state
 ├── Irreproducible    a version cannot be learned again with the same result
 └── RetrainingError   nothing can be retrained from the archive as asked
 """
@@ -28,6 +30,14 @@ class CompressionError(TrainerError):
 
 class NotApplicable(CompressionError):
     """A method does not apply to a version; the text says why."""
+
+
+class LineEnded(TrainerError):
+    """A line is retired, or has become main: its learner has nothing to do."""
+
+
+class TakenOver(TrainerError):
+    """A line has become main: main's learner starts over with its way and its state."""
 
 
 class Irreproducible(TrainerError):

@@ -24,7 +24,7 @@ from trainer.sketch import Sketch
 
 _READ_ENTRIES = 500
 SAVED_EVERY = 500
-"""Outcomes after which it is saved."""
+"""Outcomes after which it is saved; ten times as many, where ten times ENOUGH are profiled."""
 
 INFERRED_EVERY = 100_000
 """Rows after which expectations are inferred again; before, whenever there are twice as many."""
@@ -36,13 +36,18 @@ class Expecting:
     def __init__(self, record: ModelRecord, store: Store) -> None:
         self._record, self._store = record, store
         self._name = profile_consumer(record.name)
-        self._at = START
+        self._at = self._had = START
         self._stream = outcome_stream(record.name)
         self._taken = 0
         self._waiting: list[Outcome] = []
         self._profile = Profile(record.features)
         self._next = float(ENOUGH)
         self.lag = LabelLag(record.clock)
+
+    @property
+    def at(self) -> str:
+        """Up to where outcomes have been taken, as far as they were when this started."""
+        return self._had
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -52,6 +57,7 @@ class Expecting:
     async def start(self, learner_at: str) -> None:
         """Take up where it was saved, and come to where the learner is. One that never was begins there."""
         self._at, state = await self._store.consumer(self._name)
+        self._had = max(self._at, learner_at, key=position_key)
         if not state or not await self._restored():
             await self._save(learner_at)
             return
@@ -73,7 +79,8 @@ class Expecting:
 
     async def follow(self, learner_at: str) -> None:
         """Keep up with the learner, which is at this position now, and has had all that was taken."""
-        if self._taken < SAVED_EVERY:
+        every = SAVED_EVERY * (1 if self._profile.rows < 10 * ENOUGH else 10)
+        if self._taken < every or position_key(learner_at) < position_key(self._had):
             return
         self._profile.add(self._waiting)
         self._taken, self._waiting = 0, []

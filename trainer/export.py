@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from store.artefact import CATEGORIES, NUMBERS, SCORES, graph_of, unpack_golden
 from store.encoding import Encoded
+from store.errors import first_line
 from store.protocols import Graph
 from store.schema import Schema
 from trainer.errors import ExportError
@@ -147,7 +148,7 @@ def _understood(scorer: Scorer, golden: Encoded, weights: Sequence[str]) -> onnx
                 input_names=[NUMBERS, CATEGORIES], output_names=[SCORES], dynamic_shapes=({0: rows}, {0: rows}),
             )  # fmt: skip
     except Exception as error:
-        raise ExportError(f"torch cannot export this network: {str(error).splitlines()[0][:500]}") from error
+        raise ExportError(f"torch cannot export this network: {first_line(error, 500)}") from error
     if program is None:
         raise ExportError("torch exported nothing")
 

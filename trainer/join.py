@@ -50,7 +50,8 @@ class LabelJoin:
     def __init__(self, model: ModelRecord, state: JoinState | None = None) -> None:
         self._model = model
         self._policy = model.labels
-        self._labelling = Labelling(model.labels)
+        self._kind = model.labels.kind
+        self._labelling = Labelling(model.labels, max(2, len(model.labels_known)))
         self._event_clock = model.clock == "event"
         self.every = model.schedule.outcomes
         self.state = state or JoinState()
@@ -69,14 +70,14 @@ class LabelJoin:
     @property
     def closes_at(self) -> float:
         """When the next label window ends whose end makes an outcome, by this join's clock; infinity if there is none."""
-        if self._policy.kind == "on_label" or not self._open:
+        if self._kind == "on_label" or not self._open:
             return math.inf
         return _first(self._open).opened_at + self._policy.window_s
 
     def rebuild(self, entries: Sequence[Entry]) -> None:
         """Read the log from `low_water` to the position again: the same knowledge, nothing emitted or counted."""
-        kept = deepcopy(self.state)
-        self._silent = True
+        kept, self.state = self.state, deepcopy(self.state)
+        self._silent = True  # what is counted meanwhile is dropped with the state
         self._ended = {id_: position_key(position) for id_, position in kept.reused.items()}
         self.state.clock, self.state.skewed_in_a_row = kept.low_clock, kept.low_skewed
         self.feed(entries)
@@ -113,7 +114,7 @@ class LabelJoin:
         try:
             record = unpack_log(entry.payload)
         except (ValueError, TypeError, IndexError):
-            self._count("unreadable")
+            self.state.counts.unreadable += 1
             return
         if not self._event_clock:
             self.state.clock = max(self.state.clock, arrived)
@@ -121,6 +122,7 @@ class LabelJoin:
             case Predictions():
                 self._predicted(record)
             case FeedbackBatch():
+                self.state.counts.feedback += len(record.events)
                 for event in record.events:
                     self._labelled(event, record.at)
             case Cut():
@@ -136,11 +138,11 @@ class LabelJoin:
         """
         state = self.state
         if at > self._mark.arrived + self._model.max_skew_s:
-            self._count("skewed")
+            self.state.counts.skewed += 1
             return
         if state.clock and at > state.clock + self._model.max_skew_s:
             state.skewed_in_a_row += 1
-            self._count("skewed")
+            self.state.counts.skewed += 1
             if state.skewed_in_a_row < SKEW_QUORUM:
                 return
         state.skewed_in_a_row = 0
@@ -149,29 +151,27 @@ class LabelJoin:
     def _predicted(self, record: Predictions) -> None:
         if record.event_times:
             self._follow(max(record.event_times))
-        self._count("predictions", len(record.ids))
-        for index, id_ in enumerate(record.ids):
+        self.state.counts.predictions += len(record.ids)
+        opened_at, since, at_once = self.state.clock, self._since, self._kind == "corrected"
+        parallel = zip(record.ids, record.units, record.rows, record.outputs, record.arms, strict=True)
+        for index, (id_, unit, row, output, arm) in enumerate(parallel):
             if self._is_over(id_):
                 continue
             if known := self._open.get(id_) or self._closed.get(id_):
                 known.reused = True
-                self._count("duplicate_ids")
+                self.state.counts.duplicate_ids += 1
                 continue
             if gone := self._gone.pop(id_, None):
                 self._reuse(id_, gone.position)
-            at = min(record.event_times[index], self.state.clock) if record.event_times else record.at
-            served = record.served[record.arms[index]]
-            unit, row, output = record.units[index], record.rows[index], record.outputs[index]
-            prediction = Open(self._since, self.state.clock, at, unit, row, output, served)
-            self._open[id_] = prediction
-            if self._policy.kind == "corrected" and id_ not in self._held:
+            at = min(record.event_times[index], opened_at) if record.event_times else record.at
+            prediction = self._open[id_] = Open(since, opened_at, at, unit, row, output, record.served[arm])
+            if at_once and id_ not in self._held:
                 self._emit(id_, prediction, self._labelling.default(prediction, final=False))
             for held in self._held.pop(id_, ()):
                 held.taken = True
                 self._apply(held.event, held.received_at, prediction)
 
     def _labelled(self, event: Feedback, received_at: float) -> None:
-        self._count("feedback")
         if self._is_over(event.id):
             return
         if prediction := self._open.get(event.id):
@@ -179,13 +179,13 @@ class LabelJoin:
         elif closed := self._closed.get(event.id):
             self._apply(event, received_at, closed, late=True)
         elif self._made_long_ago(event.id):
-            self._count("too_late")
+            self.state.counts.too_late += 1
         elif len(self._waiting) < HOLD_EVENTS:
             held = Held(self._since, self._mark.arrived, event, received_at)
             self._waiting.append(held)
             self._held.setdefault(event.id, deque()).append(held)
         else:
-            self._count("unknown")
+            self.state.counts.unknown += 1
 
     def _made_long_ago(self, id_: str) -> bool:
         """Whether an id made by the platform, which carries its time, is older than all that is remembered."""
@@ -195,27 +195,30 @@ class LabelJoin:
         return int(made[1], 16) / 1000.0 + 2 * self._policy.window_s < self.state.clock
 
     def _apply(self, event: Feedback, received_at: float, prediction: Open, late: bool = False) -> None:
-        key = (event.item, event.source)
-        known = prediction.votes.get(key)
+        key, votes = (event.item, event.source), prediction.votes
+        known = votes.get(key)
         if known is not None and known.label == event.label:
-            self._count("repeated")
+            self.state.counts.repeated += 1
             return
-        waits = self._policy.kind == "at_window" and not late
-        if late or known is not None:
-            self._count("late" if late else "corrected")
-        elif not prediction.votes and not waits:
-            self._count("labelled")
-        prediction.votes.pop(key, None)  # the newest is the last
-        prediction.votes[key] = Vote(event.label, event.source, event.confidence)
+        waits = self._kind == "at_window" and not late
+        if late:
+            self.state.counts.late += 1
+        elif known is not None:
+            self.state.counts.corrected += 1
+        elif not votes and not waits:
+            self.state.counts.labelled += 1
+        if known is not None:
+            del votes[key]  # the newest is the last
+        votes[key] = Vote(event.label, event.source, event.confidence)
         prediction.last = received_at, event.event_time
         if not waits:
-            self._tell(event.id, prediction, final=not late)
+            self._tell(event.id, prediction, not late)
 
     def _tell(self, id_: str, prediction: Open, final: bool) -> None:
         if news := self._labelling.news(prediction, final):
             self._emit(id_, prediction, news)
         elif len(prediction.votes) > 1:
-            self._count("repeated")
+            self.state.counts.repeated += 1
 
     def _expire(self) -> None:
         window, clock = self._policy.window_s, self.state.clock
@@ -234,12 +237,12 @@ class LabelJoin:
 
     def _close(self, id_: str, prediction: Open) -> None:
         """End a label window."""
-        if self._policy.kind != "on_label" and prediction.last is None:
-            self._count("defaulted")
+        if self._kind != "on_label" and prediction.last is None:
+            self.state.counts.defaulted += 1
             self._emit(id_, prediction, self._labelling.default(prediction, final=True))
-        elif self._policy.kind == "at_window":
-            self._count("labelled")
-            self._tell(id_, prediction, final=True)
+        elif self._kind == "at_window":
+            self.state.counts.labelled += 1
+            self._tell(id_, prediction, True)
 
     def _expire_held(self) -> None:
         """Held feedback waits by arrival, whatever clock the windows have."""
@@ -247,7 +250,7 @@ class LabelJoin:
             held = self._waiting.popleft()
             if held.taken:
                 continue
-            self._count("unknown")
+            self.state.counts.unknown += 1
             others = self._held[held.event.id]
             others.popleft()
             if not others:
@@ -286,10 +289,6 @@ class LabelJoin:
         if not self._silent:
             self._out.append(Cut(reason, at, self._mark.position))
             self.state.since_cut = 0
-
-    def _count(self, name: str, by: int = 1) -> None:
-        if not self._silent:
-            setattr(self.state.counts, name, getattr(self.state.counts, name) + by)
 
 
 def _first(predictions: OrderedDict[str, Open]) -> Open:

@@ -1,15 +1,14 @@
 """What the votes on a prediction amount to, and whether that is news: to experiments, which count a prediction once, or to the
 learner, which is told of everything that changes."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from store.records import Label, OutcomeKind, Vote
 from store.spec import LabelPolicy
 from trainer.memory import Open
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(NamedTuple):
     """What is to be told of a prediction: the label that most likely holds, the votes for and against it, and what was told
     before. `replaces` is the final label in whose place a final one comes."""
 
@@ -22,10 +21,14 @@ class News:
 
 
 class Labelling:
-    """A label policy's part of the join. What it returns counts as told."""
+    """A label policy's part of the join. What it returns counts as told.
 
-    def __init__(self, policy: LabelPolicy) -> None:
-        self._policy = policy
+    Args:
+        classes: how many labels there can be; 2 where they are numbers.
+    """
+
+    def __init__(self, policy: LabelPolicy, classes: int) -> None:
+        self._policy, self._classes = policy, classes
 
     def news(self, prediction: Open, final: bool) -> News | None:
         """Return what is said now, if that is news; `final`: it is for experiments, too.
@@ -33,10 +36,10 @@ class Labelling:
         A second source that agrees with one that is taken at its word is none.
         """
         votes = self._policy.standing(prediction.votes.values())
-        best = self._policy.resolved(votes)
+        best = self._policy.resolved(votes, self._classes)
         changed = prediction.final is not None and best.label != prediction.final
         final = final and (changed or prediction.final is None)
-        if not final and self._worth(votes) == self._worth(prediction.told):
+        if not final and prediction.told and self._worth(votes) == self._worth(prediction.told):
             return None
         return self._told(prediction, best, "correction" if changed else "label", final, votes)
 

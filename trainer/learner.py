@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from store.artefact import pack_weights
 from store.encoding import Encoded, Encoder
-from store.errors import SpecError
+from store.errors import SpecError, first_line
 from store.protocols import Graph
 from store.records import Outcome
 from store.schema import Row
@@ -24,6 +24,7 @@ from trainer.errors import CheckpointError
 from trainer.export import Rehearsal, Scorer, export
 from trainer.losses import PlainLoss
 from trainer.network import TabularNetwork
+from trainer.replay import Offer
 from trainer.rows import Rows, age_weights, label_weights, strata_of
 from trainer.targets import Teaching, progressive
 
@@ -85,6 +86,8 @@ class Learner:
         self._before: tuple[dict[str, Tensor], Before, tuple[float, float], dict[str, np.ndarray]] | None = None
         self._rehearsal: Rehearsal | None = None
         self._last: tuple[Rows, Tensor] | None = None
+        self.encoded = self._encoder.encode([])
+        """The inputs of the last batch, of all its outcomes."""
 
     def prepare(self) -> None:
         """Make what the first batch would otherwise wait for."""
@@ -107,15 +110,14 @@ class Learner:
         self._before = _copied(self.scorer.state_dict()), self.descent.begin(), self._recent, self.teaching.trust.begin()
         try:
             loss = self._progressive(rows, judged)
-            taught, kept = rows, rows
-            if not self.teaching.plain(outcomes):
-                taught, kept = self._taught(outcomes, rows), rows.at(judged)
+            taught = rows if self.teaching.plain(outcomes) else self._taught(outcomes, rows)
+            offer = Offer.of(outcomes, rows, self.record) if self.descent.replay is not None else None
             self.scorer.train()
-            self.descent.fit(taught, kept, len(outcomes), np.random.default_rng(number % 2**64))
+            self.descent.fit(taught, offer, len(outcomes), np.random.default_rng(number % 2**64))
             self.scorer.eval()
-            problem = self._problem()
+            problem = self._problem() or ("the loss is not finite" if judged and not math.isfinite(loss) else "")
         except (RuntimeError, ValueError) as error:
-            problem, loss = f"learning failed: {str(error).splitlines()[0][:300]}", float("nan")
+            problem, loss = f"learning failed: {first_line(error, 300)}", float("nan")
         if problem:
             self.undo()
             return Learned(len(outcomes), loss, self.recent_loss, problem, received)
@@ -191,7 +193,7 @@ class Learner:
             self.descent.restore(tensors, known.get("descent", ""))
             self.teaching = Teaching(self.record, known.get("trust", ""))
         except Exception as error:  # safetensors and torch raise many kinds
-            raise CheckpointError(f"the checkpoint does not fit this network: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(f"the checkpoint does not fit this network: {first_line(error, 300)}") from error
         self._recent = (mean, weight)
 
     @property
@@ -207,7 +209,7 @@ class Learner:
             mine[name].copy_(tensor)
 
     def _rows(self, outcomes: Sequence[Outcome]) -> Rows:
-        encoded = self._encoder.encode([outcome.row for outcome in outcomes])
+        self.encoded = encoded = self._encoder.encode([outcome.row for outcome in outcomes])
         settings, weights = self.record.learning, None
         if settings.half_life_s is not None:
             weights = torch.from_numpy(age_weights(outcomes, settings.half_life_s)).float().to(self.device)
@@ -260,12 +262,13 @@ class Learner:
         return rows.taught(index, labels, weights * (len(index) / max(1, len(places))))
 
     def _problem(self) -> str:
-        floats = {name: tensor for name, tensor in self.scorer.state_dict().items() if tensor.is_floating_point()}
+        # An optimiser that has seen an infinite gradient takes no step ever again, and the weights look as good as new.
+        state = {"weights": self.scorer.state_dict(), "the optimiser's sums": self.descent.tensors()}
+        named = {f"{what} are not finite: {name}": one for what, found in state.items() for name, one in found.items()}
+        floats = {said: tensor for said, tensor in named.items() if tensor.is_floating_point()}
         # A sum is finite only if all it sums are, or it overflows: then look closer.
         if not bool(torch.stack([tensor.sum().float() for tensor in floats.values()]).isfinite().all()):
-            for name, tensor in floats.items():
-                if not bool(torch.isfinite(tensor).all()):
-                    return f"weights are not finite: {name}"
+            return next((said for said, tensor in floats.items() if not bool(torch.isfinite(tensor).all())), "")
         return ""
 
 
@@ -273,7 +276,7 @@ def _network(spec: ModelSpec) -> nn.Module:
     record = spec.record
     if spec.network is not None:
         return spec.network(record.features, record.outputs)
-    return TabularNetwork(record.features.numbers, record.features.buckets, record.outputs)
+    return TabularNetwork(record.features.numbers, record.features.buckets, record.outputs, shape=record.shape)
 
 
 def _device(record: ModelRecord) -> str:

@@ -13,6 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from store.shape import DEFAULT_SHAPE, Shape
+
 CLIP = 5.0
 TINY_VARIANCE = 1e-8
 EMBEDDING_SCALE = 0.05
@@ -93,11 +95,30 @@ def _alone(own: Tensor) -> Tensor:
     return own
 
 
+class Cross(nn.Module):
+    """A cross layer: the features, times a linear map of what came so far, added to that (Wang and others 2021, DCN V2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, features: Tensor, before: Tensor) -> Tensor:
+        """Return float32 [n, width] of the features and of the layer before, both float32 [n, width]."""
+        return features * self.linear(before) + before
+
+
+def count_as(module: nn.Module, rows: int) -> None:
+    """Let feature statistics whose counts were not kept weigh as much as so many rows."""
+    for one in module.modules():
+        if isinstance(one, Standardise):
+            one.count.fill_(rows)
+
+
 class TabularNetwork(nn.Module):
     """Logits from numbers and hashed categories: wide (linear in every bucket and number) plus deep (perceptron).
 
     `buckets` gives the number of rows that each category column owns in the table. A row of the table holds the
-    bucket's embedding (`dimension` values) and its wide weights (one per output).
+    bucket's embedding (`shape.dimension` values) and its wide weights (one per output).
     """
 
     offsets: Tensor
@@ -108,13 +129,12 @@ class TabularNetwork(nn.Module):
         buckets: Sequence[int],
         outputs: int,
         *,
-        dimension: int = 8,
-        hidden: Sequence[int] = (64, 32),
+        shape: Shape = DEFAULT_SHAPE,
     ) -> None:
         super().__init__()
         if numbers == 0 and not buckets:
             raise ValueError("a network needs at least one number or category column; the schema gives none")
-        self.dimension = dimension
+        dimension = self.dimension = shape.dimension
         self.outputs = outputs
         self.columns = len(buckets)
         self.has_numbers = numbers > 0
@@ -126,7 +146,9 @@ class TabularNetwork(nn.Module):
         if self.has_categories:
             self.register_buffer("offsets", torch.tensor([0, *accumulate(buckets[:-1])], dtype=torch.int64))
             self.table = nn.Parameter(_initial_table(sum(buckets), dimension, outputs))
-        self.deep = _perceptron([len(buckets) * dimension + 2 * numbers, *hidden, outputs])
+        width = len(buckets) * dimension + 2 * numbers
+        self.cross = nn.ModuleList(Cross(width) for _ in range(shape.cross))
+        self.deep = _perceptron([width, *shape.hidden, outputs])
 
     @property
     def training_only(self) -> frozenset[str]:
@@ -156,7 +178,10 @@ class TabularNetwork(nn.Module):
             scaled = self.standardise(numbers)
             inputs.append(scaled)
             wide.append(self.wide(scaled))
-        logits = cast(Tensor, self.deep(torch.cat(inputs, dim=1)))
+        deep = features = torch.cat(inputs, dim=1)
+        for layer in self.cross:
+            deep = layer(features, deep)
+        logits = cast(Tensor, self.deep(deep))
         for part in wide:
             logits = logits + part
         return logits

@@ -1,11 +1,15 @@
 """Old outcomes that are learned again: a sample of all that came, of bounded size, as encoded rows.
 
+A label that is corrected is corrected here, too, where its row is still kept: rows are known by digests of their predictions.
+
 What is drawn follows from the batch's seed, and what is kept is in the checkpoint; so a replay ends with the same bits. The
 sample is written whole with every version: a third of a megabyte for 2,048 rows of 40 columns, packed in a fraction of the
 time that a version takes otherwise.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -13,10 +17,43 @@ from torch import Tensor
 
 from store.errors import SpecError
 from store.learning import LABEL, Replay
+from store.records import Outcome
 from store.spec import ModelRecord
-from trainer.rows import STRATA, Rows
+from trainer.rows import STRATA, Rows, stratum_of
+from trainer.targets import progressive
 
 MOST_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a micro-batch has for a replay.
+
+    Attributes:
+        rows: outcomes that are judged for the first time, and `keys` int64 [rows] of their predictions.
+        corrected: those whose label was another before, likewise, in order; `were` int64 [rows], which stratum by label each
+            was of.
+    """
+
+    rows: Rows
+    keys: np.ndarray
+    corrected: Rows
+    corrected_keys: np.ndarray
+    were: np.ndarray
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome], rows: Rows, record: ModelRecord) -> "Offer":
+        """Return what there is in a micro-batch, whose rows are given in the order of its outcomes."""
+        policy, classes = record.labels, max(2, len(record.labels_known))
+        new = [
+            place for place in progressive(policy, outcomes) if not outcomes[place].learned or outcomes[place].replaces is None
+        ]
+        known = set(new)
+        others = [place for place, one in enumerate(outcomes) if one.learned and place not in known]
+        labels = [policy.resolved(outcomes[place].learned, classes).label for place in others] if record.labels_known else []
+        were = np.array([stratum_of(label, record) for label in labels], np.int64)
+        keys = np.array([_key(outcome) for outcome in outcomes], np.int64)
+        return cls(rows.at(new), keys[new], rows.at(others), keys[others], were)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +65,8 @@ class _Before:
     full: np.ndarray
     slots: np.ndarray
     contents: dict[str, np.ndarray]
+    corrected: np.ndarray
+    corrected_contents: dict[str, np.ndarray]
 
 
 class Reservoir:
@@ -45,7 +84,7 @@ class Reservoir:
 
     def __init__(self, settings: Replay, record: ModelRecord) -> None:
         numbers, columns = record.features.numbers, len(record.features.buckets)
-        row_bytes = 4 * (numbers + columns) + 10
+        row_bytes = 4 * (numbers + columns) + 18
         if settings.capacity * row_bytes > MOST_BYTES:
             raise SpecError(
                 f"model '{record.name}': learning: a replay of {settings.capacity:,} rows of {row_bytes} bytes is written with "
@@ -60,6 +99,7 @@ class Reservoir:
             "categories": np.zeros((settings.capacity, columns), np.int32),
             "labels": np.zeros(settings.capacity, label),
             "strata": np.zeros(settings.capacity, np.int16),
+            "keys": np.zeros(settings.capacity, np.int64),
         }
         self._held = 0
         self._counts = np.zeros(STRATA, np.int64)
@@ -87,25 +127,47 @@ class Reservoir:
         tensors = (torch.from_numpy(array).to(device) for array in (numbers, categories, labels))
         return Rows(*tensors, weights=weights, likely=None, strata={})
 
-    def offer(self, rows: Rows, draw: np.random.Generator) -> None:
+    def offer(self, offer: Offer, draw: np.random.Generator) -> None:
         """Take in a micro-batch that was learned."""
+        rows = offer.rows
         strata = rows.strata[self.by] if self._stratified else np.zeros(len(rows), np.int64)
         counts, full, held = self._counts.copy(), self._full.copy(), self._held
         free = min(len(rows), self._settings.capacity - held)
         self._counts += np.bincount(strata[:free], minlength=STRATA)
-        contents = (rows.numbers, rows.categories, rows.labels, torch.from_numpy(strata))
-        arrays = {name: tensor.cpu().numpy() for name, tensor in zip(self._kept, contents, strict=True)}
+        arrays = _arrays(rows) | {"strata": strata, "keys": offer.keys}
         self._write(np.arange(held, held + free), {name: array[:free] for name, array in arrays.items()})
         self._held += free
         choose = self._chosen_by_stratum if self._stratified else self._chosen
         offered, slots = choose(strata[free:], draw)
-        slots_before = {name: kept[slots].copy() for name, kept in self._kept.items()}
-        self._before = _Before(held, counts, full, slots, slots_before)
+        before = self._contents(slots, self._kept)
         self._write(slots, {name: array[free:][offered] for name, array in arrays.items()})
+        corrected, contents = self._corrected(offer)
+        self._before = _Before(held, counts, full, slots, before, corrected, self._contents(corrected, contents))
+        self._write(corrected, contents)
+
+    def _corrected(self, offer: Offer) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the slots of rows whose labels were corrected, and what becomes of them; count them where they are now."""
+        if not len(offer.corrected):
+            return np.zeros(0, np.int64), {}
+        keys = self._kept["keys"][: self._held]
+        order = np.argsort(keys, kind="stable")
+        places = np.minimum(np.searchsorted(keys, offer.corrected_keys, sorter=order), max(0, len(keys) - 1))
+        there = np.flatnonzero(keys[order[places]] == offer.corrected_keys) if len(keys) else np.zeros(0, np.int64)
+        contents = {"labels": _arrays(offer.corrected)["labels"][there]}
+        if self.by == LABEL:
+            now = offer.corrected.strata[self.by]
+            moved = np.bincount(now, minlength=STRATA) - np.bincount(offer.were, minlength=STRATA)
+            self._counts = np.maximum(self._counts + moved, 0)
+            contents["strata"] = now[there]
+        return order[places[there]], contents
+
+    def _contents(self, slots: np.ndarray, of: Iterable[str]) -> dict[str, np.ndarray]:
+        return {name: self._kept[name][slots].copy() for name in of}
 
     def undo(self) -> None:
         """Be as before the batch that was offered since `begin`, if one was."""
         if (before := self._before) is not None:
+            self._write(before.corrected, before.corrected_contents)
             self._write(before.slots, before.contents)
             self._held, self._counts, self._full = before.held, before.counts, before.full
         self._before = None
@@ -122,7 +184,8 @@ class Reservoir:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Become the reservoir of the same fingerprint that gave these; raises ValueError or KeyError where they do not fit."""
         for name, kept in self._kept.items():
-            given = tensors[name].numpy()
+            # An older checkpoint has no keys: what it kept is not corrected any more.
+            given = tensors[name].numpy() if name != "keys" or name in tensors else np.zeros(self._held, np.int64)
             kept[: len(given)] = given
             self._held = len(given)
         self._counts[:], self._full[:] = tensors["counts"].numpy(), tensors["full"].numpy()
@@ -161,3 +224,14 @@ class Reservoir:
             offered.append(row)
             slots.append(slot)
         return np.array(offered, np.int64), np.array(slots, np.int64)
+
+
+def _arrays(rows: Rows) -> dict[str, np.ndarray]:
+    tensors = {"numbers": rows.numbers, "categories": rows.categories, "labels": rows.labels}
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+
+def _key(outcome: Outcome) -> int:
+    """Of a prediction, whose id may be used again later."""
+    said = f"{outcome.predicted_at!r} {outcome.id}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(said, digest_size=8).digest(), "little", signed=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from store.learning import LABEL, Learning, Weighted
-from store.records import Outcome
+from store.records import Label, Outcome
 from store.spec import ModelRecord
 
 STRATA = 256
@@ -91,14 +91,14 @@ def label_weights(outcomes: Sequence[Outcome], learning: Learning, record: Model
     if not isinstance(learning.sampling, Weighted):
         return None
     named = learning.sampling.labels
-    return np.array([named.get(_name(record, outcome), 1.0) for outcome in outcomes])
+    return np.array([named.get(_name(record, outcome.label), 1.0) for outcome in outcomes])
 
 
 def strata_of(outcomes: Sequence[Outcome], by: str, record: ModelRecord) -> np.ndarray:
     """Return the outcomes' strata, int64 [rows], by label or by a feature's value; the same in every process."""
     if by == LABEL:
-        index = {name: number % STRATA for number, name in enumerate(record.labels_known)}
-        return np.array([index[_name(record, outcome)] for outcome in outcomes], dtype=np.int64)
+        known_labels = {label: stratum_of(label, record) for label in {outcome.label for outcome in outcomes}}
+        return np.array([known_labels[outcome.label] for outcome in outcomes], dtype=np.int64)
     column = [field.name for field in record.features.fields].index(by)
     known: dict[object, int] = {}
     for value in {outcome.row[column] for outcome in outcomes}:
@@ -106,6 +106,11 @@ def strata_of(outcomes: Sequence[Outcome], by: str, record: ModelRecord) -> np.n
     return np.array([known[outcome.row[column]] for outcome in outcomes], dtype=np.int64)
 
 
-def _name(record: ModelRecord, outcome: Outcome) -> str:
-    """The name of a label as the declaration writes it."""
-    return str(int(float(outcome.label))) if record.objective == "binary" else str(outcome.label)
+def stratum_of(label: Label, record: ModelRecord) -> int:
+    """Return the stratum of a label."""
+    return record.labels_known.index(_name(record, label)) % STRATA
+
+
+def _name(record: ModelRecord, label: Label) -> str:
+    """A label as the declaration writes it."""
+    return str(int(float(label))) if record.objective == "binary" else str(label)

@@ -39,8 +39,12 @@ class Sketch:
         self._zero += len(values) - int(counted.sum())
         for buckets, chosen in ((self._above, counted & (values > 0)), (self._below, counted & (values < 0))):
             indices = np.ceil(np.log(magnitudes[chosen]) / _LOG_GAMMA).astype(np.int64)
-            for index, count in zip(*(part.tolist() for part in np.unique(indices, return_counts=True)), strict=True):
-                buckets[index] = buckets.get(index, 0.0) + count
+            if not len(indices):
+                continue
+            first = int(indices.min())  # of all finite numbers there are less than 40,000 indices
+            counts = np.bincount(indices - first)
+            for index in np.flatnonzero(counts).tolist():
+                buckets[first + index] = buckets.get(first + index, 0.0) + int(counts[index])
             _bound(buckets)
 
     def quantile(self, share: float) -> float:

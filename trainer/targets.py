@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from store.labels import likely_right
 from store.records import Label, Outcome, Vote
 from store.spec import LabelPolicy, ModelRecord
 from trainer.trust import Trust
@@ -70,9 +71,9 @@ class Teaching:
 
     def plain(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether each teaches just its label."""
-        return self._policy.kind != "corrected" and not any(
-            one.learned or one.votes or self._policy.accuracy(one.source) * one.confidence < 1.0 for one in outcomes
-        )
+        if self._policy.kind == "corrected" or any(one.learned or one.votes or one.confidence < 1.0 for one in outcomes):
+            return False
+        return not self._policy.sources or all(self._policy.accuracy(one.source) >= 1.0 for one in outcomes)
 
     def terms(self, outcomes: Sequence[Outcome], probabilities: np.ndarray) -> list[Term]:
         """Return the terms whose sum the rows' losses are, and judge the sources by the votes that are new.
@@ -96,6 +97,12 @@ class Teaching:
             weights = weights - np.where(told[:, None], _normalised(before), 0.0)
         rows = len(outcomes)
         return [Term(np.full(rows, float(number)), weights[:, number]) for number in range(self._classes)]
+
+    def worth(self, votes: Sequence[tuple[Vote, ...]]) -> np.ndarray:
+        """Return what votes on each row say of its class, [rows, classes] that sum to 1 in each: their likelihood under each
+        class, by how right their sources show to be now. One that is right no more often than chance says nothing."""
+        with np.errstate(divide="ignore"):
+            return _normalised(self._likelihoods(votes, self._single(vote for said in votes for vote in said)))
 
     def _corrected(
         self, outcomes: Sequence[Outcome], probabilities: np.ndarray, now: np.ndarray, before: np.ndarray, told: np.ndarray
@@ -128,7 +135,7 @@ class Teaching:
             right = 1.0
             if declared * vote.confidence < 1.0:
                 accuracy = accuracies.get(self.trust.name(vote.source), declared) if declared < 1.0 else 1.0
-                right = accuracy * vote.confidence + (1.0 - accuracy) * (1.0 - vote.confidence)
+                right = likely_right(accuracy, vote.confidence, self._classes)
                 right = min(max(right, _DOUBT), 1.0 - _DOUBT)
             each = np.full(self._classes, (1.0 - right) / (self._classes - 1))
             each[int(self.label(vote.label))] = right

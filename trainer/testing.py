@@ -1,16 +1,22 @@
 """A log as a test writes it: entries made of what people do, at the times they do it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
+from unittest import mock
 
 from pydantic import BaseModel
 
-from store.protocols import Entry
+from store.protocols import Entry, Graph
 from store.records import Cut, Feedback, FeedbackBatch, Label, LogRecord, Outcome, OutcomeRecord, Predictions, Served
 from store.records import pack_log as pack
-from store.schema import Row
+from store.schema import Row, Schema
 from store.spec import LabelPolicy, ModelRecord, ModelSpec, Schedule
 from trainer.join import LabelJoin
+
+if TYPE_CHECKING:
+    from trainer.export import Scorer
 
 DAY_1 = 1_700_000_000.0
 """When a written log begins, in seconds since 1970."""
@@ -79,3 +85,19 @@ def outcomes(found: Sequence[Outcome | Cut]) -> list[Outcome]:
 def counted(join: LabelJoin) -> dict[str, int]:
     """The counters that are not zero."""
     return {name: count for name, count in asdict(join.state.counts).items() if count}
+
+
+@contextmanager
+def exporting_once() -> Generator[None]:
+    """Let the first export do for all in the block, whose models have one network: it takes longer than all else."""
+    from trainer import learner  # noqa: PLC0415 - torch, which logs can do without
+    from trainer.export import export  # noqa: PLC0415
+
+    made: list[Graph] = []
+
+    def once(scorer: "Scorer", schema: Schema) -> Graph:
+        made.extend([] if made else [export(scorer, schema)])
+        return made[0]
+
+    with mock.patch.object(learner, "export", once):
+        yield

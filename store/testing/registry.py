@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from store.errors import Fenced, ModelExists, NotFound, SpecError
-from store.protocols import START, Commit, Graph, ModelRegistry, Version, position_key
+from store.protocols import START, Advance, Commit, Graph, ModelRegistry, Store, Version, position_key
 from store.spec import Schedule
 from store.testing.things import OtherFeatures, model_record, step, version
 
@@ -109,6 +109,25 @@ class ModelRegistryContract:
         [made] = [result for result in results if isinstance(result, Version)]
         assert await store.versions("m") == [made]
         assert made.position == f"{(await store.weights('m', 1)).decode()}-0"
+
+    async def test_others_move_beside_a_learner_or_nobody_moves(self, store: Store) -> None:
+        beside = (Advance("a", START, "7-0", b"one", b"more"), Advance("b", START, START))
+        made = await store.commit("m", Commit(step(START, "1-0"), version("1-0"), b"w", b"{number}", beside))
+        assert made is not None
+        assert [await store.consumer(name) for name in ("a", "b")] == [("7-0", b"one"), (START, b"")]
+        assert await store.blob("a") == b"more"
+        for elsewhere in (Advance("a", "6-0", "8-0"), Advance("b", "6-0", "6-0")):
+            steps = (Advance("c", START, "1-0"), elsewhere)
+            with pytest.raises(Fenced, match=f"{elsewhere.consumer} is at {'7-0' if elsewhere.consumer == 'a' else START}"):
+                await store.commit("m", Commit(step("1-0", "2-0"), version("2-0"), b"w", beside=steps))
+        with pytest.raises(Fenced, match="learner:m:main is at 1-0"):
+            await store.commit("m", Commit(step(START, "2-0"), beside=(Advance("c", START, "1-0"),)))
+        assert await store.versions("m") == [made]
+        assert await store.consumer("c") == (START, b"")
+        assert await store.consumer("learner:m:main") == ("1-0", b"")
+        # What has no blob keeps the one that there was.
+        await store.commit("m", Commit(step("1-0", "2-0"), beside=(Advance("a", "7-0", START),)))
+        assert (await store.consumer("a"), await store.blob("a")) == ((START, b""), b"more")
 
     async def test_a_learner_may_move_without_publishing(self, store: ModelRegistry) -> None:
         await store.register(model_record())

@@ -5,7 +5,7 @@ in production; what is shown is the expected log loss of the learner's probabili
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import numpy as np
@@ -140,7 +140,7 @@ def policies(rows: int = ROWS, seed: int = 1) -> None:
 
     def naive(number: int) -> list[tuple[float, Feedback]]:
         """Who is silent now has answered, and a click is another row."""
-        return [(0.0, Feedback(str(number), 0)), *((at, replace(one, id=f"{number}{AGAIN}")) for at, one in clicks(number))]
+        return [(0.0, Feedback(str(number), 0)), *((at, one._replace(id=f"{number}{AGAIN}")) for at, one in clicks(number))]
 
     on_label = LabelPolicy(window_s=2 * WINDOW_S)
     runs = {

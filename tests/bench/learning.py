@@ -19,6 +19,7 @@ from store.names import log_stream
 from store.records import Cut, Feedback, FeedbackBatch, Outcome, Predictions, Served, pack_log
 from store.schema import Row
 from store.spec import Learning, ModelSpec, Schedule
+from trainer.actor import GARBAGE_AFTER
 from trainer.learner import Learner
 from trainer.loop import Trainer
 from trainer.network import TabularNetwork
@@ -83,13 +84,15 @@ async def _taught(spec: ModelSpec) -> tuple[float, dict[str, float], int]:
 
     trainer.learner._rows = timed  # pyright: ignore[reportPrivateUsage]
     draw = np.random.default_rng(0)
-    await _learned(trainer, store, spec, _requests(WARM, 0, draw), WARM)
+    await _logged(store, spec, _requests(WARM, 0, draw))
+    await _learned(trainer, WARM)
     before = {**trainer.busy_s, "encode": encoded_s[0]}
-    entries = list(_requests(BATCHES, WARM, draw))
+    await _logged(store, spec, _requests(BATCHES, WARM, draw))
     gc.collect()
     gc.freeze()  # as the trainer's actor does
+    gc.set_threshold(GARBAGE_AFTER)
     began = process_time()
-    taken = await _learned(trainer, store, spec, entries, WARM + BATCHES)
+    taken = await _learned(trainer, WARM + BATCHES)
     worked = process_time() - began
     spent = {**trainer.busy_s, "encode": encoded_s[0]}
     spent = {stage: seconds - before[stage] for stage, seconds in spent.items()}
@@ -99,9 +102,12 @@ async def _taught(spec: ModelSpec) -> tuple[float, dict[str, float], int]:
     return worked, shares, len(trainer.learner.checkpoint())
 
 
-async def _learned(trainer: Trainer, store: MemoryStore, spec: ModelSpec, requests: Any, until: int) -> float:
-    """Return the seconds from the first read of what is asked and labelled to the last version, which is number `until` + 1."""
+async def _logged(store: MemoryStore, spec: ModelSpec, requests: Iterator[Predictions | FeedbackBatch | Cut]) -> None:
     await store.append([(log_stream(spec.name), pack_log(record)) for record in requests])
+
+
+async def _learned(trainer: Trainer, until: int) -> float:
+    """Return the seconds from the first read of what is asked and labelled to the last version, which is number `until` + 1."""
     started = perf_counter()
     while trainer.progress["version"] != until + 1:
         await trainer.step(0.0)
@@ -135,7 +141,7 @@ def _bare(spec: ModelSpec) -> float:
         Outcome("", "", _row(draw), [0.2], served, int(draw.random() < 0.2), "label", True, 0.0, 0.0, 0.0) for _ in range(BATCH)
     ]
     rows = Learner(spec)._rows(outcomes)  # pyright: ignore[reportPrivateUsage]
-    network = TabularNetwork(features.numbers, features.buckets, 1)
+    network = TabularNetwork(features.numbers, features.buckets, 1, shape=spec.shape)
     optimiser = torch.optim.Adagrad(network.parameters(), lr=0.02, weight_decay=1e-3, fused=True)
     started = 0.0
     for batch in range(WARM + BATCHES):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from store.archive import read
+from store.archived import read
 from store.names import archive_consumer, outcome_stream
 from store.protocols import position_key
 from store.records import Outcome, Outcomes, Served, pack_outcomes

@@ -12,15 +12,15 @@ import pytest
 from redis import Redis
 
 from store.artefact import digest_of
-from store.names import log_stream
-from store.protocols import Version
-from store.records import Cut, Feedback, FeedbackBatch, Predictions, Served, pack_log
+from store.names import log_stream, outcome_stream
+from store.protocols import START, Version
+from store.records import Cut, Feedback, FeedbackBatch, Outcome, Outcomes, Predictions, Served, pack_log, unpack_outcomes
 from store.redis_store import RedisStore
 
 pytestmark = pytest.mark.chaos
 
 MODEL, ROWS = "coin", 20
-CUTS, SISTER_CUTS = 150, 60
+CUTS, SISTER_CUTS, CORRECTED_CUTS = 150, 60, 36
 """Micro-batches; with a compressed child each, fewer of them take as long."""
 
 TRAINER = '''
@@ -29,7 +29,7 @@ import torch
 from pydantic import BaseModel
 from store.redis_store import RedisStore
 from store.schema import schema_of
-from store.spec import ModelSpec, Schedule
+from store.spec import LabelPolicy, Learning, ModelSpec, Schedule
 from trainer.export import Scorer, export
 import trainer.joining
 import trainer.loop
@@ -58,7 +58,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def train(url, prefix, kill_at, count, delay_s, last, compress):
+async def train(url, prefix, kill_at, count, delay_s, last, compress, corrected):
     seen = 0
 
     def reached(stage):
@@ -67,7 +67,11 @@ async def train(url, prefix, kill_at, count, delay_s, last, compress):
         if stage == kill_at and seen == count:
             die()
 
-    spec = ModelSpec(name="coin", features=Features, network=network, schedule=Schedule(seconds=None), compress=compress)
+    spec = ModelSpec(
+        name="coin", features=Features, network=network, schedule=Schedule(seconds=None), compress=compress,
+        labels=LabelPolicy(kind="corrected", default=0, window_s=1.0, sources={"crowd": 0.8}) if corrected else LabelPolicy(),
+        learning=Learning.model_validate({"replay": {"capacity": 64, "rows": 8}} if corrected else {}),
+    )
     trainer = Trainer(spec, RedisStore(url, prefix), reached=reached)
     await trainer.start()
     if delay_s:
@@ -90,12 +94,13 @@ for line in sys.stdin:
 NAMED = ("join.before", "join.after", "gates.after", "publish.before", "publish.after")
 
 
-def _write_log(url: str, prefix: str, cuts: int = CUTS) -> str:
-    """The same entries under the same positions, whoever asks."""
+def _write_log(url: str, prefix: str, cuts: int = CUTS, corrected: bool = False) -> str:
+    """The same entries under the same positions, whoever asks; where labels are `corrected`, some never come, and others are
+    said again, differently, also when their window has ended."""
     draw = random.Random(7)
     redis = Redis.from_url(url)
     key = f"{prefix}:{log_stream(MODEL)}"
-    position = 0
+    position, last = 0, ""
     for cut in range(cuts):
         ids = [f"p{cut}-{row}" for row in range(ROWS)]
         rows: list[list[float | str | bool | bytes | None]] = [
@@ -104,11 +109,22 @@ def _write_log(url: str, prefix: str, cuts: int = CUTS) -> str:
         outputs, arms = [[0.5]] * ROWS, [0] * ROWS
         asked = Predictions(1.0, ids, ids, rows, outputs, [Served("main", 1, 1.0)], arms)
         said = FeedbackBatch(1.0, [Feedback(id_, float(row[0] == "a")) for id_, row in zip(ids, rows, strict=True)])
-        for record in (asked, said, Cut("hand")):
+        said = FeedbackBatch(1.0, said.events[: ROWS - 3]) if corrected else said
+        for record in (asked, said, *(_corrections(cut) if corrected else ()), Cut("hand")):
             position += 1
-            redis.xadd(key, {"p": pack_log(record)}, id=f"1700000000000-{position}")
+            # A second of the log's clock for each ten micro-batches.
+            last = f"{1_700_000_000_000 + (100 * cut if corrected else 0)}-{position}"
+            redis.xadd(key, {"p": pack_log(record)}, id=last)
     redis.close()
-    return f"1700000000000-{position}"
+    return last
+
+
+def _corrections(cut: int) -> Iterator[FeedbackBatch]:
+    """Other labels for some rows of this micro-batch, the one before, and one whose window is over; by two who disagree."""
+    draw = random.Random(cut)
+    for back in (0, 1, 13):
+        ids = [f"p{cut - back}-{row}" for row in draw.sample(range(ROWS), 6)] if cut >= back else []
+        yield FeedbackBatch(2.0, [Feedback(id_, draw.choice([0.0, 1.0]), None, draw.choice(["", "crowd"])) for id_ in ids])
 
 
 class Lives:
@@ -118,12 +134,20 @@ class Lives:
         self._nursery, self._url = nursery, url
 
     def __call__(
-        self, prefix: str, last: str, kill_at: str = "-", count: int = 0, delay_s: float = 0.0, compress: str = ""
+        self,
+        prefix: str,
+        last: str,
+        kill_at: str = "-",
+        count: int = 0,
+        delay_s: float = 0.0,
+        compress: str = "",
+        corrected: bool = False,
     ) -> int:
         """Let a trainer learn the log to its end, or until it is killed; return its exit code."""
         assert self._nursery.stdin
         assert self._nursery.stdout
-        print(json.dumps([self._url, prefix, kill_at, count, delay_s, last, compress]), file=self._nursery.stdin, flush=True)
+        given = [self._url, prefix, kill_at, count, delay_s, last, compress, corrected]
+        print(json.dumps(given), file=self._nursery.stdin, flush=True)
         return int(self._nursery.stdout.readline())
 
 
@@ -143,6 +167,14 @@ async def _result(url: str, prefix: str) -> tuple[list[Version], str, str]:
     state = await store.blob(f"learner:{MODEL}:main")
     await store.close()
     return versions, digest_of(weights), digest_of(state)
+
+
+async def _outcomes(url: str, prefix: str) -> list[Outcome]:
+    store = RedisStore(url, prefix)
+    entries = await store.read(outcome_stream(MODEL), START, 100_000)
+    await store.close()
+    records = [unpack_outcomes(entry.payload) for entry in entries]
+    return [outcome for record in records if isinstance(record, Outcomes) for outcome in record.outcomes]
 
 
 def test_a_killed_trainer_ends_with_the_bits_of_one_that_was_not(train: Lives, redis_url: str, prefix: str) -> None:
@@ -187,3 +219,25 @@ def test_a_killed_trainer_leaves_each_version_with_one_compressed_child(train: L
     assert [(one.parent, one.position) for one in children] == [(one.number, one.position) for one in parents]
     theirs = [version.weights for version in expected[0] if version.line == "main-compressed"]
     assert [one.weights for one in children] == theirs
+
+
+def test_a_trainer_that_is_killed_over_corrections_applies_each_once(train: Lives, redis_url: str, prefix: str) -> None:
+    calm, killed = f"{prefix}-calm-corrected", f"{prefix}-killed-corrected"
+    last = _write_log(redis_url, calm, CORRECTED_CUTS, corrected=True)
+    assert _write_log(redis_url, killed, CORRECTED_CUTS, corrected=True) == last
+    assert train(calm, last, corrected=True) == 0
+    for stage in NAMED:
+        assert train(killed, last, kill_at=stage, count=2, corrected=True) == -9, stage
+    moments = random.Random(13)
+    for _ in range(2):
+        assert train(killed, last, delay_s=moments.uniform(0.005, 0.2), corrected=True) in (0, -9)
+    assert train(killed, last, corrected=True) == 0
+    expected, actual = (asyncio.run(_result(redis_url, place)) for place in (calm, killed))
+    assert actual[1:] == expected[1:]
+    assert [one.outcomes for one in actual[0]] == [one.outcomes for one in expected[0]]
+    assert len(actual[0]) == CORRECTED_CUTS + 1
+    said = [asyncio.run(_outcomes(redis_url, place)) for place in (calm, killed)]
+    assert said[0] == said[1], "the same outcomes, each once, in the same order"
+    amended = [one for one in said[0] if one.learned]
+    assert {one.kind for one in amended} == {"label", "correction", "default"}
+    assert any(not one.final for one in amended), "some came after their window"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from deploy.testing import TestPlatform, Users, alive, platform_in, until
-from store.archive import read
+from store.archived import read
 from store.names import log_stream, outcome_stream
 from store.protocols import START
 from store.records import FeedbackBatch, Outcomes, Predictions, unpack_log, unpack_outcomes

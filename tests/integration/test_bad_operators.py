@@ -23,6 +23,8 @@ OPERATOR_ROUTES = [
     ("DELETE", "/admin/models/m/expectations"), ("GET", "/admin/models/m/drift"), ("GET", "/admin/models/m/versions/{number}"),
     ("GET", "/admin/models"), ("POST", "/admin/models"), ("DELETE", "/admin/models/m"),
     ("GET", "/admin/models/m/variants/{variant}/placement"), ("PUT", "/admin/models/m/variants/{variant}/placement"),
+    ("GET", "/admin/models/m/lines"), ("POST", "/admin/models/m/lines"),
+    ("POST", "/admin/models/m/lines/{name}/{action}"),
     ("GET", "/admin/keys"), ("POST", "/admin/keys"), ("DELETE", "/admin/keys/{key}"), ("POST", "/admin/keys/{key}/rotate"),
 ]  # fmt: skip
 

@@ -149,7 +149,7 @@ async def test_labels_of_removed_models_are_joined_no_more(place: Place) -> None
 async def test_the_supervisor_starts_and_stops_trainers_as_the_record_says(place: Place) -> None:
     running: list[tuple[str, str]] = []
 
-    def start(model: str, source: str) -> tuple[str, str]:
+    def start(model: str, source: str, _: str) -> tuple[str, str]:
         running.append((model, source))
         return running[-1]
 

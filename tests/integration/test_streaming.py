@@ -131,7 +131,7 @@ async def test_each_logged_value_is_that_of_some_moment_shortly_before(store: Re
         assert held, f"{record.ids[0]}: {record.rows[0][1]} was never the value"
         assert held[-1] >= before - BEHIND_S
         found += record.rows[0][1] is not None
-    assert found > 60
+    assert found > 30
 
 
 async def test_a_replica_that_starts_knows_what_was_trimmed(store: RedisStore, redis_url: str, prefix: str) -> None:

@@ -172,5 +172,6 @@ class Distributions:
 
 
 def _mean(sums: np.ndarray) -> float | None:
-    known = float(sums[: bins.MISSING].sum())
-    return float(sums[bins.SUM]) / known if known else None
+    """None, too, where values were so large that their sum is no number."""
+    known, total = float(sums[: bins.MISSING].sum()), float(sums[bins.SUM])
+    return total / known if known and math.isfinite(total) else None

@@ -103,6 +103,11 @@ class Monitor:
         return list(found)
 
     @property
+    def missing(self) -> int:
+        """How many outcomes the next window lacks."""
+        return self.settings.short - len(self._times)
+
+    @property
     def watching(self) -> dict[str, int]:
         """How many columns are compared by now, and how many there are."""
         return self._distributions.progress()

@@ -15,6 +15,7 @@ from store.protocols import NUMBER
 from store.records import Outcome
 from store.spec import ModelRecord
 from trainer.drift.columns import Seen
+from trainer.drift.lookout import Lookout
 from trainer.drift.monitor import Monitor
 from trainer.drift.state import pack, unpack
 from trainer.drift.window import Alarm
@@ -34,10 +35,14 @@ class Watch:
         self._record, self._settings, self._learner = record, settings, learner
         self._monitor = Monitor(record, settings)
         self._gathered: tuple[Sequence[Outcome], str] | None = None
+        self._lookout: Lookout | None = None
         self._alarms: list[dict[str, Any]] = []
         self._counts: dict[str, int] = {}
         self._faster = 0
         self._wanted: dict[str, Any] = {}
+        self.answered: dict[str, Any] = {}
+        """What the lineage of the version that is made of the batch says: `pace`, by which the learning rate was multiplied
+        where it was raised, and `reset`, where the optimiser begins anew behind it."""
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -56,7 +61,21 @@ class Watch:
 
     def gathered(self, outcomes: Sequence[Outcome], log_position: str) -> None:
         """Note the batch that the learner has learned; it counts once `look` is called."""
-        self._gathered = outcomes, log_position
+        self._gathered, self._lookout = (outcomes, log_position), None
+        pace = self._learner.descent.pace
+        self.answered = {"drift": {"pace": pace}} if pace != 1.0 else {}
+
+    def ahead(self, waiting: Sequence[Outcome]) -> str:
+        """Look at outcomes that wait to be learned; return why they are to be learned at once, the same once, or nothing."""
+        if self._lookout is None:
+            self._lookout = Lookout(self._record, self._learner, self._forked, self._monitor.missing)
+        alarms = self._lookout.look(waiting)
+        return f"drift: {summary(alarms[0].told())}" if alarms else ""
+
+    def _forked(self) -> Monitor:
+        monitor = Monitor(self._record, self._settings)
+        monitor.restore(self._monitor.state())
+        return monitor
 
     def look(self) -> bytes:
         """Take in the batch that was learned, now that it is good; answer alarms; return the record of them, if any."""
@@ -85,6 +104,7 @@ class Watch:
             self._faster = self._settings.batches
         if "reset the optimiser" in respond:
             self._learner.descent.reset()
+            self.answered = {"drift": self.answered.get("drift", {}) | {"reset": True}}
         if "retrain" in respond:
             since = min((alarm.since for alarm in alarms), key=lambda place: place.outcome)
             self._wanted = {"outcome": since.outcome, "at": since.at, "log_position": since.log_position}

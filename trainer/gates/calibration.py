@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy import special
 
 from trainer.gates.gate import Case, Finding, Scores, enough
 
@@ -35,7 +35,7 @@ class Reliability:
         deviations = np.sqrt(smoothed * (1.0 - smoothed) / self.rows)
         chance = float((shares * deviations).sum()) * np.sqrt(2.0 / np.pi)
         spread = float(np.sqrt(((shares * deviations) ** 2).sum()))
-        return max(0.0, self.error - chance - float(norm.isf(alpha)) * spread)
+        return max(0.0, self.error - chance + float(special.ndtri(alpha)) * spread)
 
     def table(self) -> list[list[float]]:
         """Rows of (said, came true, rows)."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.stats import t as student
+from scipy import special
 
 from store.gates import Gates
 from store.schema import Row
@@ -92,7 +92,7 @@ def allowance(case: Case, share: float) -> float:
 def surely_above(values: np.ndarray, bound: float, alpha: float) -> bool:
     """Whether the mean of `values` [n] exceeds a bound by more than chance: Student's one-sided test at `alpha`."""
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
-    return bool(values.mean() - bound > float(student.isf(alpha, len(values) - 1)) * error)
+    return bool(values.mean() - bound > -float(special.stdtrit(len(values) - 1, alpha)) * error)
 
 
 def _constant_loss(case: Case) -> float:

@@ -3,8 +3,8 @@
 A slice is the rows of one value of one feature, or a quarter of a number's range. All of them are looked at, each at its part
 of the level (Bonferroni), so that a spec with many features rejects no more good versions than one with few.
 
-Simpson's paradox is said in words, as evidence: a version may be better overall and yet worse for most of the values of a
-feature. With paired rows it cannot be worse for all of them; between batches, whose mix differs, it can (`paradox`).
+Something like Simpson's paradox is said in words, as evidence: a version may be better overall and yet worse for most of the
+values of a feature. It cannot be worse for all of them, as all are judged on the same rows.
 """
 
 from collections import Counter
@@ -44,30 +44,6 @@ class Slices:
                 problems.append((before - loss, said))
         evidence = {"slices": len(every), "paradox": [said for one in found.items() if (said := _mostly_worse(*one, worse))]}
         return Finding(min(problems)[1] if problems else "", bool(problems), evidence)
-
-
-def paradox(feature: str, before: tuple[Groups, np.ndarray], after: tuple[Groups, np.ndarray]) -> str:
-    """Say where Simpson's paradox holds between two sets of rows, or nothing: the mean loss fell overall and rose for every
-    value (or rose, and fell for every value), because the mix of values changed.
-
-    Args:
-        before: the slices of a feature, and losses [n]; `after` the same of other rows.
-
-    >>> easy, hard = np.array([True] * 90 + [False] * 10), np.array([False] * 90 + [True] * 10)
-    >>> then = {"easy": hard, "hard": easy}, np.where(hard, 0.1, 1.0)  # mostly hard rows
-    >>> now = {"easy": easy, "hard": hard}, np.where(easy, 0.2, 1.1)  # mostly easy ones, each a little worse
-    >>> paradox("kind", then, now)
-    'loss fell from 0.91 to 0.29, yet rose for every value of kind: other values came than before'
-    """
-    shared = [value for value in before[0] if value in after[0] and before[0][value].any() and after[0][value].any()]
-    if len(shared) < 2:
-        return ""
-    within = np.array([after[1][after[0][one]].mean() - before[1][before[0][one]].mean() for one in shared])
-    then, now = float(before[1].mean()), float(after[1].mean())
-    if not ((within > 0.0).all() and now < then) and not ((within < 0.0).all() and now > then):
-        return ""
-    went, yet = ("fell", "rose") if now < then else ("rose", "fell")
-    return f"loss {went} from {then:.3g} to {now:.3g}, yet {yet} for every value of {feature}: other values came than before"
 
 
 def groups(field: FeatureField, values: Sequence[Value]) -> Groups:

@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict
 
 from store.encoding import Encoded
 from store.gates import Gates
+from store.records import Vote
 from store.schema import Row
 
 Losses = Callable[[Encoded, np.ndarray], np.ndarray]
-"""From rows and their labels to losses [rows] of the learner as it is."""
+"""From rows and their labels to losses of the learner as it is, [rows], or [rows, classes] where labels are less than sure."""
 
 _LEAST_BATCHES = 3
 
@@ -28,8 +29,9 @@ Kind = Literal["learned", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A micro-batch, in the stream from behind `after` to the cut at `position`. `reference`: losses [rows] of the last good
-    state, None for rows that came after it."""
+    """A micro-batch, in the stream from behind `after` to the cut at `position`. `reference`: losses of the last good state,
+    as `Losses` gives them, None for rows that came after it. `said`: all that was said of each row, where labels are less than
+    sure."""
 
     after: str
     position: str
@@ -38,13 +40,15 @@ class Batch:
     encoded: Encoded
     reference: np.ndarray | None = None
     serial: int = 0
+    said: Sequence[tuple[Vote, ...]] = ()
 
     def newest(self, count: int) -> "Batch":
         """The batch without all but its newest rows."""
         if len(self.rows) <= count:
             return self
         at = range(len(self.rows) - count, len(self.rows))
-        return replace(self, rows=self.rows[-count:], labels=self.labels[-count:], encoded=self.encoded.take(at))
+        newest = {"rows": self.rows[-count:], "labels": self.labels[-count:], "said": self.said[-count:]}
+        return replace(self, **newest, encoded=self.encoded.take(at))
 
 
 class Stretch(BaseModel):
@@ -124,8 +128,9 @@ class Window:
         )
 
     def references(self) -> np.ndarray:
-        """The last good state's losses, float64 [rows], of all anchored batches in order."""
-        return np.concatenate([np.empty(0), *(batch.reference for batch in self.anchored if batch.reference is not None)])
+        """The last good state's losses, float64 [rows] or [rows, classes], of all anchored batches in order."""
+        found = [batch.reference for batch in self.anchored if batch.reference is not None]
+        return np.concatenate(found) if found else np.empty(0)
 
     def restore(self, state: WindowState, batches: Iterable[Iterable[Batch]], references: np.ndarray) -> None:
         """Become the window that these are of; `batches` are those of each stretch."""

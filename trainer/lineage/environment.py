@@ -75,10 +75,11 @@ class Environment(BaseModel):
 
 
 def lineage_of(spec: ModelSpec, device: str) -> dict[str, Any]:
-    """Return what is kept with each version, as JSON, of what it was learned with: hyperparameters (the seed is one of them)
-    and environment."""
+    """Return what is kept with each version, as JSON, of what it was learned with: hyperparameters (the seed is one of them),
+    what labels are worth, and environment."""
     return {
         "learning": spec.learning.model_dump(mode="json"),
+        "labels": spec.labels.model_dump(mode="json"),
         "environment": Environment.here(spec, device).model_dump(mode="json"),
     }
 

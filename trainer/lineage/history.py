@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from store.archive import Placed, read
-from store.archived import placed
+from store.archive import Placed
+from store.archived import placed, read
 from store.names import outcome_stream
 from store.protocols import START, Store, position_key
 from store.records import Outcome, Outcomes, unpack_outcomes

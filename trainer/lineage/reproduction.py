@@ -13,7 +13,7 @@ from store.artefact import digest_of
 from store.policy import MAIN
 from store.protocols import Store, Version
 from store.records import Outcome
-from store.spec import Learning, ModelSpec
+from store.spec import LabelPolicy, Learning, ModelSpec
 from trainer.errors import Irreproducible
 from trainer.learner import Learner
 from trainer.lineage.environment import Environment
@@ -63,8 +63,8 @@ async def reproduce(
     if wanted.line != MAIN or not wanted.weights:
         raise Irreproducible(_why_not(wanted))
     path = [one for one in (await store.versions(spec.name, 2**31))[::-1] if one.line == MAIN and one.number <= number]
-    learning = _learning(path[0])
-    learner = Learner(_declared(spec, learning))
+    declared = _declared(spec, path[0])
+    learner = Learner(declared)
     _check(spec, path, Environment.here(spec, learner.device.type))
     outcomes = first_different = 0
     learned = digest_of(learner.weights())
@@ -73,9 +73,9 @@ async def reproduce(
     at = 1
     async for batch in batches(store, spec.record, [one.position for one in path[1:]], archive):
         version = path[at]
-        if version.lineage["learning"] != learning:
-            learning = version.lineage["learning"]
-            learner = _continued(learner, _declared(spec, learning))
+        if (then := _declared(spec, version)) != declared:
+            declared = then
+            learner = _continued(learner, declared)
         await asyncio.to_thread(_relearn, learner, version, batch)
         learned = digest_of(learner.weights())
         if version.weights and learned != version.weights:
@@ -97,12 +97,17 @@ def _why_not(version: Version) -> str:
             f"version {number} was retrained from the archive: 'tidemill versions show' says from what; "
             "'tidemill retrain --from-archive' with the same makes the same, and says so"
         )
+    if "line" in lineage:
+        return f"version {number} was learned by line {version.line}: lines beside main are not learned again"
     return f"version {number} was not learned here: it is on the line {version.line}"
 
 
 def _check(spec: ModelSpec, path: list[Version], now: Environment) -> None:
     """Raises Irreproducible where not all was learned in an environment like this one; each difference is said of the first."""
     for version in path:
+        if "promoted" in version.lineage:
+            line = version.lineage["promoted"]["line"]
+            raise Irreproducible(f"version {version.number} is what line {line} had learned, and lines are not learned again")
         differences = _recorded(version).differences(now)
         if version.spec != spec.record.digest:
             differences.append(f"the declaration was {version.spec} and is {spec.record.digest}")
@@ -111,22 +116,28 @@ def _check(spec: ModelSpec, path: list[Version], now: Environment) -> None:
 
 
 def _recorded(version: Version) -> Environment:
-    _learning(version)
+    _kept(version)
     return Environment.model_validate(version.lineage["environment"])
 
 
-def _learning(version: Version) -> dict[str, object]:
+def _kept(version: Version) -> None:
     if not {"learning", "environment"} <= version.lineage.keys():
         raise Irreproducible(f"version {version.number} has no environment on record: it was made before that was kept")
-    return version.lineage["learning"]
 
 
-def _declared(spec: ModelSpec, learning: dict[str, object]) -> ModelSpec:
-    return replace(spec, learning=Learning.model_validate(learning))
+def _declared(spec: ModelSpec, version: Version) -> ModelSpec:
+    """The declaration as it was when a version was learned, as far as that may change while a model goes on."""
+    _kept(version)
+    labels = version.lineage.get("labels")
+    return replace(
+        spec,
+        learning=Learning.model_validate(version.lineage["learning"]),
+        labels=spec.labels if labels is None else LabelPolicy.model_validate(labels),
+    )
 
 
 def _continued(learner: Learner, spec: ModelSpec) -> Learner:
-    """The learner after a restart with other hyperparameters."""
+    """The learner after a restart with another declaration."""
     heir = Learner(spec, learner.device.type)
     heir.restore(learner.weights(), learner.checkpoint())
     return heir
@@ -138,7 +149,11 @@ def _relearn(learner: Learner, version: Version, batch: list[Outcome]) -> None:
             f"version {version.number} learned {version.outcomes} outcomes, and {len(batch)} of them are kept: "
             "the others are neither in the outcome stream nor in the archive"
         )
+    answers = version.lineage.get("drift", {})
+    learner.descent.pace = answers.get("pace", 1.0)
     learned = learner.learn(batch, version.log_position)
     # Who takes a version back later does not make the learner forget it: such a version keeps its digest.
     if not version.weights and not learned.rejected:
         learner.undo()
+    if answers.get("reset"):
+        learner.descent.reset()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from store.records import Outcome
 from trainer.errors import RetrainingError
 from trainer.learner import Learner
-from trainer.network import Standardise
+from trainer.network import count_as
 from trainer.retraining.plan import Plan
 
 NICENESS = 10
@@ -45,9 +45,7 @@ def begun(plan: Plan, weights: bytes, device: str | None = None) -> Learner:
     learner = Learner(plan.spec(), device or plan.device)
     if weights:
         learner.restore(weights, learner.checkpoint())
-        for module in learner.scorer.modules():
-            if isinstance(module, Standardise):
-                module.count.fill_(plan.seen)
+        count_as(learner.scorer, plan.seen)
     return learner
 
 

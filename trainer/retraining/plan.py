@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from store.archived import Window
@@ -12,14 +13,16 @@ from store.errors import NotFound
 from store.names import compressed_line
 from store.policy import MAIN
 from store.protocols import Store
-from store.spec import Learning, ModelRecord, ModelSpec, load_spec
+from store.requests import ASKED
+from store.spec import MODEL_NAME, Learning, ModelRecord, ModelSpec, load_spec
 from trainer.errors import RetrainingError
 
 
 class Plan(BaseModel):
     """A retraining. `passes` is how often the window is gone through, beside the passes over each batch that the declaration
     asks for; `workers` share each batch. `parent` is the version to begin with, 0 for none, and `seen` how many outcomes its
-    feature statistics stand for. `through` and `outcomes` hold the window still while the archive grows."""
+    feature statistics stand for. `through` and `outcomes` hold the window still while the archive grows; `least` is how many
+    there must be. `asked` names the request of drift that it answers, if one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +34,8 @@ class Plan(BaseModel):
     until: datetime | None = None
     through: str = ""
     outcomes: int = 0
+    least: int = 0
+    asked: str = ""
     passes: int = Field(default=1, ge=1)
     workers: int = Field(default=1, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"
@@ -52,10 +57,16 @@ class Plan(BaseModel):
         """
         if self.line in (MAIN, compressed_line(MAIN)):
             raise RetrainingError(f"line '{self.line}' is the trainer's: name another with --line")
+        if not MODEL_NAME.fullmatch(self.line):
+            raise RetrainingError(f"line {self.line[:80]!r}: use lower-case letters, digits, '.', '_' and '-', at most 63")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RetrainingError("torch sees no GPU here: leave --device out to learn on the CPU")
         spec = self.spec()
         window = self.window(spec.record)
         if len(window) < self.workers:
             raise RetrainingError(f"{self.workers} workers cannot share {len(window)} outcomes")
+        if len(window) < self.least:
+            raise RetrainingError(f"{len(window)} outcomes are archived of {self._when}, and it takes {self.least}")
         seen = 0
         if self.parent:
             parent = await store.version(self.model, self.parent)
@@ -94,11 +105,11 @@ class Plan(BaseModel):
         """What a version that comes of this keeps of it, beside hyperparameters and environment."""
         window = self.model_dump(mode="json", include={"since", "until", "through", "outcomes"})
         return {
-            "cut": f"retrained on {self._when}",
+            "cut": f"retrained on {self._when}" + (" because of drift" if self.asked else ""),
             "window": window,
             "passes over it": self.passes,
             "workers": self.workers,
-        }
+        } | ({ASKED: self.asked} if self.asked else {})
 
     @property
     def _when(self) -> str:

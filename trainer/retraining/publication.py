@@ -7,6 +7,7 @@ from store.errors import Fenced
 from store.names import learner_consumer
 from store.protocols import Store, Version
 from store.publishing import publish_answered
+from store.requests import answer_to
 from trainer.errors import RetrainingError
 from trainer.lineage.environment import lineage_of
 from trainer.retraining.course import Learnt, begun
@@ -16,7 +17,8 @@ _TRIES = 20
 
 
 async def published(store: Store, plan: Plan, learnt: Learnt) -> tuple[Version, bool]:
-    """Publish it as the newest version of its line; return that, and whether it was there before, the same to the byte.
+    """Publish it as the newest version of its line; return that, and whether it was there before, the same to the byte or
+    another answer to the same request.
 
     Raises:
         RetrainingError: others keep publishing on the line.
@@ -28,6 +30,8 @@ async def published(store: Store, plan: Plan, learnt: Learnt) -> tuple[Version, 
     consumer = learner_consumer(plan.model, plan.line)
     for _ in range(_TRIES):
         at, _state = await store.consumer(consumer)
+        if plan.asked and (answer := await answer_to(store, plan.model, plan.asked)) is not None:
+            return answer, True
         newest = (await store.snapshot(plan.model)).channels.get(f"{plan.line}@latest")
         if newest is not None:
             known = await store.version(plan.model, newest)

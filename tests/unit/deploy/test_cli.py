@@ -49,7 +49,7 @@ def test_every_command_has_a_help(platform: FakePlatform) -> None:
     commands = [command.callback for command in (*app.registered_commands, *cli_experiments.app.registered_commands)]
     groups = {group.name for group in app.registered_groups if group.name}
     assert all(command is not None and command.__doc__ for command in commands)
-    assert groups == {"policy", "rollout", "experiment", "key", "model", "versions"}
+    assert groups == {"policy", "rollout", "experiment", "key", "line", "model", "versions"}
     assert {command.__name__ for command in commands if command} >= {"promote", "rollback", "report", "audit"}
 
 

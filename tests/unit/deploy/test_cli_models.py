@@ -5,7 +5,7 @@ from typing import Any
 from tests.unit.deploy.conftest import FakePlatform
 
 MODEL: dict[str, Any] = {
-    "model": "click", "spec": "mine:click", "objective": "binary", "trainable": True, "loaded": True, "version": 3,
+    "model": "click", "spec": "mine:click", "objective": "binary", "trainable": True, "way": None, "loaded": True, "version": 3,
     "experiments": ["trial"], "limits": {}, "replicas": {"serving": 2, "of": 2}, "trainer": {"pid": 7, "problem": ""},
 }  # fmt: skip
 REMOVED = {"model": "old", "spec": "mine:old", "removed_at": 1_800_000_000.0, "purging": False}

@@ -32,7 +32,8 @@ from trainer.learner import Learner
 
 DAWN = datetime(2013, 1, 2, 12, tzinfo=UTC)  # seven in the morning in New York
 FEATURES: dict[str, FeatureValue] = {
-    "origin": "EWR", "origin_day": "EWR 2013-01-02", "dest": "ATL", "carrier": "UA", "distance": 746.0, "duration": 120.0,
+    "origin": "EWR", "origin_day": "EWR 2013-01-02", "origin_hour": "EWR 07", "dest": "ATL", "carrier": "UA", "flight": "UA 1",
+    "distance": 746.0, "duration": 120.0,
 }  # fmt: skip
 
 

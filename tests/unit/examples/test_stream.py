@@ -113,7 +113,11 @@ def test_the_truth() -> None:
     """Against the files: UA1545 of 1 January, 05:15 to 08:19 in Houston, arrived at 08:30 there, 11 minutes late."""
     flight = _january()[0]
     assert (flight.unit, flight.features["departure"]) == ("N14228", "2013-01-01T05:15:00")
-    assert flight.features["origin_day"] == "EWR 2013-01-01"
+    assert [flight.features[name] for name in ("origin_day", "origin_hour", "flight")] == [
+        "EWR 2013-01-01",
+        "EWR 05",
+        "UA 1545",
+    ]
     assert (flight.departure.isoformat(), flight.arrival.isoformat()) == (
         "2013-01-01T10:15:00+00:00",
         "2013-01-01T14:30:00+00:00",

@@ -1,7 +1,5 @@
 """A label that changes within its window counts once, as what it became."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -30,8 +28,8 @@ def _streams(count: int = 4000) -> tuple[list[Outcome], list[Outcome]]:
         one = Outcome(str(number), f"u{number // 2 % 500}{variant}", [], output, served, label, "label", True, at, at, at)
         right.append(one)
         if draw.random() < 0.2:
-            wrong.append(replace(one, label=1 - label))
-            wrong.append(replace(one, kind="correction", replaces=1 - label))
+            wrong.append(one._replace(label=1 - label))
+            wrong.append(one._replace(kind="correction", replaces=1 - label))
         else:
             wrong.append(one)
     late = [one for one in wrong if one.replaces is not None]

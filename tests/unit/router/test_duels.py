@@ -1,6 +1,5 @@
 """The books of an interleaving: whose item a label credits, in whatever order lists and labels are read."""
 
-from dataclasses import replace
 from typing import Literal
 
 import msgpack
@@ -63,7 +62,7 @@ def test_a_success_is_credited_to_whoever_drafted_the_item(
 @pytest.mark.parametrize("label_first", [False, True])
 def test_a_correction_takes_credit_back_or_gives_it(first: int, then: int, expected: Duel, label_first: bool) -> None:
     account = _account()
-    corrected = replace(_label("b", then, "correction"), final=True, replaces=first)
+    corrected = _label("b", then, "correction")._replace(final=True, replaces=first)
     steps = [lambda: account.rankings(_list()), lambda: account.outcome(_label("b", first)), lambda: account.outcome(corrected)]
     for step in steps[1:] + steps[:1] if label_first else steps:
         step()

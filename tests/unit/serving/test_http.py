@@ -1,6 +1,7 @@
 """Bodies: whole, too large, or never all there."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,11 @@ def _request(parts: Sequence[bytes], ends: bool = True) -> Request:
         return left.pop(0)
 
     return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+def test_an_answer_is_json_whatever_is_no_number() -> None:
+    found = http.answer({"loss": float("nan"), "effect": float("inf"), "rows": 1.5})
+    assert json.loads(bytes(found.body), parse_constant=pytest.fail) == {"loss": None, "effect": None, "rows": 1.5}
 
 
 async def test_a_body_in_parts_is_put_together() -> None:

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
-from store.archive import Archive, Placed, read
-from store.errors import ArchiveBusy
+from store.archive import Archive, Placed
+from store.archived import days, read
+from store.errors import ArchiveBusy, SchemaError
 from store.records import Outcome, Served
 from store.schema import FeatureField, Schema
 
@@ -137,3 +138,35 @@ def test_names_of_classes_are_labels_and_features_may_be_added(tmp_path: Path) -
     with Archive(tmp_path, "kinds", FEATURES, text_labels=True) as archive:
         archive.write("1-0", "1-0", [_placed(1, label="cat")])  # pyright: ignore[reportArgumentType]
     assert read(tmp_path, "kinds")["label"].to_pylist() == ["cat"]
+
+
+def test_a_stretch_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "1-0", [_placed(1)])
+        _, second = archive.write("2-0", "3-0", [_placed(2), _placed(3, NOON + DAY_S)])
+        second.rename(tmp_path / "elsewhere")  # as a reader sees it who comes between two names
+        assert _ids(tmp_path) == ["id 1"]
+        assert [(day.day, day.outcomes) for day in days(tmp_path, MODEL)] == [("2026-03-01", 1)]
+        (tmp_path / "elsewhere").rename(second)
+        assert _ids(tmp_path) == ["id 1", "id 2", "id 3"]
+
+
+def test_a_time_that_no_calendar_has_stops_nothing(tmp_path: Path) -> None:
+    """Such as the first day of the year 1, in Auckland."""
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "3-0", [_placed(1), _placed(2, -62_135_640_000.0), _placed(3, 253_402_340_000.0)])
+    assert [(day.day, day.outcomes) for day in days(tmp_path, MODEL)] == [
+        ("0001-01-01", 1),
+        ("2026-03-01", 1),
+        ("9999-12-31", 1),
+    ]
+    assert read(tmp_path, MODEL).num_rows == 3
+
+
+def test_outcomes_of_two_declarations_are_told_from_damage(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "1-0", [_placed(1)])
+    with Archive(tmp_path, MODEL, FEATURES, text_labels=True) as archive:
+        archive.write("2-0", "2-0", [_placed(2)])
+    with pytest.raises(SchemaError, match=r"two declarations .*label.*: move the older files away"):
+        read(tmp_path, MODEL)

@@ -1,14 +1,13 @@
 """Outcomes come out of the archive as they went in."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.archive import Archive, read
-from store.archived import placed
+from store.archive import Archive
+from store.archived import placed, read
 from store.records import Label, Outcome, Served
 from store.schema import FeatureField, Schema
 
@@ -53,7 +52,7 @@ def _through(
 
 
 def test_all_of_an_outcome_comes_back(tmp_path: Path) -> None:
-    given_ = [_outcome(1.0), replace(_outcome(0.0), row=[None] * 5)]
+    given_ = [_outcome(1.0), _outcome(0.0)._replace(row=[None] * 5)]
     assert _through(tmp_path, given_) == [("1-0", given_[0]), ("2-0", given_[1])]
 
 

@@ -54,12 +54,23 @@ def test_a_time_that_the_clocks_skip_or_repeat_comes_once() -> None:
         assert cron.latest(end) == due
 
 
+@pytest.mark.parametrize("minutes_late", [0, 1, 29, 59, 61, 89, 121])
+@pytest.mark.parametrize(("zone", "day"), [("Europe/Berlin", (2026, 10, 25)), ("America/New_York", (2026, 11, 1))])
+def test_a_time_in_the_hour_that_is_repeated_is_known_however_late_it_is_asked_for(
+    minutes_late: int, zone: str, day: tuple[int, int, int]
+) -> None:
+    hour = 2 if zone == "Europe/Berlin" else 1
+    cron, first = Cron(f"30 {hour} * * *", zone), datetime(*day, hour, 30, tzinfo=ZoneInfo(zone)).timestamp()
+    assert cron.latest(first + 60 * minutes_late) == first
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(["0 3 * * *", "*/15 * * * *", "30 2 * * MON-FRI", "15 1 1 * *", "0 */6 * * *"]),
     st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
     st.floats(min_value=1.7e9, max_value=1.7e9 + 2 * YEAR_S),
 )
+@example("0 */6 * * *", "Australia/Lord_Howe", 1_728_135_000.0)  # clocks go on by half an hour
 @example("30 2 * * MON-FRI", "Europe/Berlin", datetime(2026, 3, 29, 0, 59, 59, tzinfo=UTC).timestamp())
 def test_nothing_is_due_between_the_latest_time_and_the_next(expression: str, zone: str, at: float) -> None:
     cron = Cron(expression, zone)

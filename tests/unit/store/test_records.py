@@ -20,6 +20,7 @@ from store.records import (
     Served,
     Shadows,
     Tick,
+    Vote,
     pack_log,
     pack_outcomes,
     unpack_log,
@@ -59,11 +60,12 @@ log_records: st.SearchStrategy[LogRecord] = st.one_of(
     cuts,
     st.builds(Tick, floats),
 )  # fmt: skip
+votes = st.lists(st.builds(Vote, labels, texts, floats), max_size=2).map(tuple)
 outcomes = st.builds(
     Outcome, texts, texts, rows, outputs, served, labels, st.sampled_from(["label", "default", "correction"]),
-    st.booleans(), floats, floats, floats, texts, floats,
+    st.booleans(), floats, floats, floats, texts, floats, st.none() | labels, votes, votes,
 )  # fmt: skip
-outcome_records: st.SearchStrategy[OutcomeRecord] = cuts | st.builds(Outcomes, st.lists(outcomes))
+outcome_records: st.SearchStrategy[OutcomeRecord] = cuts | st.builds(Outcomes, st.lists(outcomes, max_size=5))
 
 
 @given(log_records)

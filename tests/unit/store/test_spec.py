@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from store.errors import SpecError
 from store.spec import LabelPolicy, Learning, ModelRecord, ModelSpec, Schedule, load_spec
@@ -59,6 +59,26 @@ def test_a_label_fits_its_objective_or_is_told_why_not(objective: Any, good: lis
     record = _record(objective=objective)
     assert [label for label in good if record.label_error(label)] == []
     assert [label for label in bad if not record.label_error(label)] == []
+
+
+def test_a_number_beyond_what_is_declared_is_no_label() -> None:
+    record = _record(objective="regression", labels=LabelPolicy(low=-30, high=1440))
+    assert [label for label in (-30, 0.5, 1440.0) if record.label_error(label)] == []
+    assert record.label_error(1e19) == "label must be at most 1440"
+    assert record.label_error(-31) == "label must be at least -30"
+    assert record.label_error(float("nan")) == "label must be a finite number"
+    assert _record(objective="ranking", labels=LabelPolicy(low=0)).label_error(3e38) is None
+
+
+def test_bounds_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValidationError, match="low must be below high"):
+        LabelPolicy(low=2, high=1)
+    with pytest.raises(ValidationError):
+        LabelPolicy(high=float("inf"))
+    with pytest.raises(SpecError, match="leave them out"):
+        _record(labels=LabelPolicy(high=1))
+    with pytest.raises(SpecError, match="default is 2: label must be at most 1"):
+        _record(objective="regression", labels=LabelPolicy(kind="at_window", default=2, high=1))
 
 
 def test_a_class_label_is_one_of_the_classes() -> None:

@@ -1,7 +1,8 @@
 """Streaming features: what may be declared, and state that says what all events together say."""
 
 import math
-from dataclasses import replace
+import struct
+import sys
 from typing import Any, Literal
 
 import pytest
@@ -14,7 +15,7 @@ from store.records import Outcome, OutcomeKind, Predictions, Served, Vote
 from store.schema import Row
 from store.spec import LabelPolicy, ModelSpec
 from store.streaming import BUCKETS, Aggregate
-from store.streams import Streams
+from store.streams import Streams, Window
 
 HOUR = 3600.0
 SERVED = Served("main", 1, 1.0)
@@ -159,6 +160,23 @@ def test_a_correction_of_what_is_not_remembered_changes_nothing() -> None:
     assert streams.packed() == before
 
 
+@pytest.mark.parametrize("horizon", [{"half_life_s": HOUR}, {"half_life_s": None, "window_s": HOUR}])
+def test_a_correction_of_a_key_that_is_no_longer_kept_says_nothing_of_it(horizon: dict[str, Any]) -> None:
+    streams = Streams(spec(decayed(keys=2, **horizon)).record)
+    streams.outcomes([outcome("first", "a", 0.0, 1)])
+    streams.outcomes([outcome(f"other {number}", place, 1.0, 1) for number, place in enumerate("bc")])
+    of_all = value(streams, "a", 2.0)
+    streams.outcomes([outcome("first", "a", 3.0, 0, kind="correction")])
+    assert value(streams, "a", 4.0) == pytest.approx(of_all - 1 / 3, abs=1e-3)  # a key never seen says what holds for all
+    assert value(streams, "b", 4.0) > value(streams, "a", 4.0)
+
+
+def test_a_horizon_that_no_clock_can_tell_is_refused() -> None:
+    for horizon in ("window_s", "half_life_s"):
+        with pytest.raises(ValidationError, match=r"greater than or equal to 0\.001"):
+            Aggregate.model_validate({"name": "late", horizon: 1e-300})
+
+
 def test_a_key_never_seen_says_what_holds_for_all_and_nothing_is_missing() -> None:
     streams = Streams(spec(decayed()).record)
     assert value(streams, "x", 0.0) is None
@@ -190,6 +208,29 @@ def test_scores_and_numbers_are_averaged_where_they_are_there() -> None:
     assert row[3:] == pytest.approx([7.0, 0.3])
 
 
+def test_a_key_costs_little_in_one_bucket_or_in_all() -> None:
+    window = Window(HOUR)
+    part = window.added((), 0.0, 1.0, 1.0)
+    assert sys.getsizeof(part) < 100
+    for bucket in range(10 * BUCKETS):
+        part = window.added(part, bucket * HOUR / BUCKETS, 1.0, 1.0)
+    assert sys.getsizeof(part) < 600
+    assert window.read(part, 10 * HOUR - 1.0) == (BUCKETS, BUCKETS)
+
+
+@given(EVENTS)
+def test_a_window_goes_on_from_what_was_kept_as_tuples(events: list[tuple[str, float, float]]) -> None:
+    window = Window(5 * HOUR)
+    part: bytes | tuple[Any, ...] = ()
+    for _, time, label in events:
+        part = window.added(part, time, label, 1.0)
+    assert isinstance(part, bytes)
+    as_before = tuple(struct.iter_unpack("<qdd", part))
+    now = max(time for _, time, _ in events)
+    assert window.read(as_before, now) == window.read(part, now)
+    assert window.added(as_before, now, 1.0, 1.0) == window.added(part, now, 1.0, 1.0)
+
+
 def test_the_keys_that_waited_the_longest_go_first() -> None:
     streams = Streams(spec(decayed(of="predictions", kind="count", keys=2)).record)
     for place in ("a", "b", "a", "c"):
@@ -208,10 +249,10 @@ def test_a_million_hostile_keys_are_kept_in_bounds() -> None:
 
 def test_what_is_only_supposed_is_no_label_and_what_becomes_of_it_is() -> None:
     told, plain = Streams(spec(decayed()).record), Streams(spec(decayed()).record)
-    supposed = replace(outcome("a", "x", HOUR, 0.0, "default"), final=False)
-    known = replace(outcome("a", "x", 2 * HOUR, 1.0), learned=(Vote(0.0),))
+    supposed = outcome("a", "x", HOUR, 0.0, "default")._replace(final=False)
+    known = outcome("a", "x", 2 * HOUR, 1.0)._replace(learned=(Vote(0.0),))
     told.outcomes([supposed, known])
     plain.outcomes([outcome("a", "x", 2 * HOUR, 1.0)])
     assert value(told, "x", 3 * HOUR) == value(plain, "x", 3 * HOUR)
-    told.outcomes([replace(known, votes=(Vote(1.0, "p"), Vote(1.0, "q")), learned=(Vote(1.0, "p"),), final=False)])
+    told.outcomes([known._replace(votes=(Vote(1.0, "p"), Vote(1.0, "q")), learned=(Vote(1.0, "p"),), final=False)])
     assert value(told, "x", 3 * HOUR) == pytest.approx(value(plain, "x", 3 * HOUR))

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from store.archive import Archive, read
+from store.archive import Archive
+from store.archived import read
 from store.memory import MemoryStore
 from store.names import archive_consumer, outcome_stream
 from store.protocols import START, Advance, position_key

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from store.learning import Replay
 from store.memory import MemoryStore
-from store.names import learner_consumer, log_stream
-from store.records import Cut, Feedback, FeedbackBatch, LogRecord, Predictions, Served, pack_log
+from store.names import learner_consumer, log_stream, outcome_stream
+from store.protocols import START
+from store.records import Cut, Feedback, FeedbackBatch, LogRecord, Outcomes, Predictions, Served, pack_log, unpack_outcomes
 from store.schema import Row
-from store.spec import LabelPolicy, ModelSpec, Schedule
+from store.spec import LabelPolicy, Learning, ModelSpec, Schedule
 from trainer.loop import Trainer
 from trainer.testing import OneNumber
 
@@ -25,7 +27,8 @@ class Killed(BaseException):
 
 
 def _spec(labels: LabelPolicy) -> ModelSpec:
-    return ModelSpec(name="m", features=OneNumber, labels=labels, schedule=Schedule(seconds=None))
+    learning = Learning(replay=Replay(capacity=4096, rows=16))
+    return ModelSpec(name="m", features=OneNumber, labels=labels, learning=learning, schedule=Schedule(seconds=None))
 
 
 def _records(batch: int, liar: bool) -> list[LogRecord]:
@@ -90,3 +93,22 @@ async def test_how_right_a_source_is_goes_with_the_learners_state() -> None:
     assert lying.learner.teaching.trust.accuracies()["rule"] < 0.6 < honest["rule"]
     assert b'"sources": {' in state
     assert (await _train(store, spec)).learner.teaching.trust.accuracies() == lying.learner.teaching.trust.accuracies()
+
+
+@pytest.mark.parametrize("kind", ["on_label", "corrected"])
+async def test_what_is_replayed_has_the_labels_that_hold(kind: str) -> None:
+    store, spec = MemoryStore(), _spec(LabelPolicy.model_validate({"kind": kind, "default": 0}))
+    await _log(store, range(BATCHES + 1))
+    learning = await _train(store, spec)
+    entries = await store.read(outcome_stream("m"), START, 10_000)
+    records = [unpack_outcomes(entry.payload) for entry in entries]
+    told = [outcome for record in records if isinstance(record, Outcomes) for outcome in record.outcomes]
+    holds = {tuple(outcome.row): float(outcome.label) for outcome in told}  # the last that is said of each
+    assert sum(bool(outcome.learned) for outcome in told) > BATCHES
+    replay = learning.learner.descent.replay
+    assert replay is not None
+    kept = replay.tensors()
+    numbers = {np.float32(row[0]): label for row, label in holds.items()}
+    found = dict(zip(kept["numbers"][:, 0].numpy(), kept["labels"].tolist(), strict=True))
+    assert len(found) == len(kept["labels"]) > ROWS, "none twice"
+    assert found == {number: numbers[number] for number in found}

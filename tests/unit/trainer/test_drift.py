@@ -1,5 +1,6 @@
 """Drift: each kind is found and told in full, one change is one alarm, and nothing that a stream holds ends the watching."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -95,6 +96,17 @@ def test_a_feature_that_moves_is_told_with_since_when_how_much_and_where() -> No
 def test_one_change_is_one_alarm_of_its_kind() -> None:
     alarms = _after(QUICK.model_copy(update={"watch": ("covariate",)}), price=3.0, batches=40)
     assert len(alarms) == 1
+
+
+def test_what_is_told_of_values_beyond_all_sums_is_json() -> None:
+    monitor = Monitor(SPEC.record, QUICK)
+    draw, alarms = np.random.default_rng(4), list[Alarm]()
+    for number in range(80):
+        rows = _rows(draw, 100, price=0.0 if number < 60 else 3.0)
+        rows = [[3e38 if place % 9 == 0 else row[0], *row[1:]] for place, row in enumerate(rows)]
+        alarms += monitor.take(_seen(rows, draw.gamma(2.0, 0.5, 100), [0.0] * 100, 100 * number), f"1-{number}")
+    assert any(moved.what == "price" for alarm in alarms for moved in alarm.moved)
+    json.dumps([alarm.told() for alarm in alarms], allow_nan=False)
 
 
 def test_a_category_that_makes_way_for_a_new_one_is_told_by_its_share() -> None:

@@ -1,5 +1,6 @@
 """Each gate stops what it is there for, and none stops a good version."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -229,9 +230,13 @@ def test_better_overall_and_worse_for_most_is_said() -> None:
         (Perturbation(feature="c", by=1.0, most_change=0.1), "there is no feature 'c' among a, b"),
         (Perturbation(feature="place", by=1.0, most_change=0.1), "'place' is a category: only a number"),
         (Direction(feature="a", score="up", of="x"), "of='x': there are none"),
+        (Invariance(features=("a",), values=("red",)), "'a' is a number: 'red' cannot stand in"),
+        (Invariance(features=("a",), values=(0, math.nan)), "'a' is a number: nan cannot stand in"),
+        (Invariance(features=("a", "tag"), values=(0,)), "'tag' is a category: 0.0 cannot stand in"),
+        (Invariance(features=("tag",), values=(None, True)), "'tag' is a category: True cannot stand in"),
     ],
 )
-def test_a_test_that_does_not_fit_the_model_is_refused(test: Perturbation | Direction, says: str) -> None:
+def test_a_test_that_does_not_fit_the_model_is_refused(test: Perturbation | Invariance | Direction, says: str) -> None:
     with pytest.raises(SpecError, match=says):
         ModelSpec(name="m", features=Features, gates=Gates(behaviour=(test,)))
 

@@ -6,19 +6,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-import trainer.learner
 from store.gates import Gates
 from store.memory import MemoryStore
 from store.names import learner_consumer, log_stream
 from store.policy import Policy, Variant
-from store.protocols import Graph, Version
+from store.protocols import Version
 from store.records import Cut, Feedback, FeedbackBatch, Predictions, Served, pack_log
-from store.schema import Row, Schema
+from store.schema import Row
 from store.spec import ModelSpec, Schedule
-from trainer.export import Scorer, export
 from trainer.gates import keeper
 from trainer.loop import Trainer
-from trainer.testing import OneNumber
+from trainer.testing import OneNumber, exporting_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
 
@@ -32,15 +30,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_export() -> Iterator[None]:
-    """All models here have one network, and exporting it takes longer than all else."""
-    made: list[Graph] = []
-
-    def once(scorer: Scorer, schema: Schema) -> Graph:
-        made.extend([] if made else [export(scorer, schema)])
-        return made[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.learner, "export", once)
+    with exporting_once():
         yield
 
 

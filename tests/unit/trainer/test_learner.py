@@ -191,16 +191,26 @@ def test_a_batch_that_ruins_the_weights_leaves_nothing_behind(learning: dict[str
     assert _same(learner, plain)
 
 
-def test_an_error_in_the_middle_does_not_undo_the_batch_before() -> None:
+@pytest.mark.parametrize("optimiser", [Adagrad(), Adam(), SGD()])
+def test_one_label_beyond_all_others_does_not_end_learning_for_good(optimiser: Optimiser) -> None:
+    spec = _spec("regression", optimiser=optimiser)
+    learner, plain = _taught(spec, 2), _taught(spec, 2)
+    outcomes = _outcomes(100, 7, "regression")
+    assert "not finite" in learner.learn([outcomes[0]._replace(label=1e25), *outcomes[1:]], "7-0").rejected
+    assert _same(learner, plain)
+
+
+@pytest.mark.parametrize("text", ["out of memory", ""])
+def test_an_error_in_the_middle_does_not_undo_the_batch_before(text: str) -> None:
     spec = _spec(replay=Replay(capacity=400))
     learner, plain = _taught(spec, 2), _taught(spec, 2)
     with pytest.MonkeyPatch.context() as patch:
 
         def fail(*_: object) -> None:
-            raise RuntimeError("out of memory")
+            raise RuntimeError(text)
 
         patch.setattr(learner.descent, "_step", fail)
-        assert "out of memory" in learner.learn(_outcomes(100, 7), "7-0").rejected
+        assert (text or "RuntimeError") in learner.learn(_outcomes(100, 7), "7-0").rejected
     assert _same(learner, plain)
 
 

@@ -7,8 +7,9 @@ import torch
 from store.artefact import open_session, pack_weights
 from store.encoding import Encoded
 from store.schema import FeatureField, Schema
+from store.shape import Shape
 from trainer.export import Scorer, export
-from trainer.network import CLIP, Standardise, TabularNetwork
+from trainer.network import CLIP, Cross, Standardise, TabularNetwork
 
 NUMBERS, BUCKETS = 3, (16, 8, 32)
 
@@ -73,6 +74,33 @@ def test_any_mix_of_columns_learns(numbers: int, buckets: tuple[int, ...]) -> No
     assert logits.shape == (5, 2)
     assert bool(logits.isfinite().all())
     assert network(*_inputs(0, numbers, buckets)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("shape", [Shape(cross=2), Shape(hidden=()), Shape(hidden=(5, 4, 3), dimension=2, cross=1)])
+@pytest.mark.filterwarnings("default")
+def test_a_network_of_any_shape_is_exported_as_it_is(shape: Shape) -> None:
+    torch.manual_seed(0)
+    network = TabularNetwork(NUMBERS, BUCKETS, 2, shape=shape).eval()
+    with torch.no_grad():
+        network.wide.weight.normal_()
+    fields = [FeatureField(name=f"number {index}", kind="number", optional=True) for index in range(NUMBERS)]
+    fields += [FeatureField(name=f"kind {index}", kind="category", buckets=count) for index, count in enumerate(BUCKETS)]
+    scorer = Scorer(network, "regression")
+    weights = {name: tensor.detach().numpy() for name, tensor in scorer.weights().items()}
+    session = open_session(export(scorer, Schema(fields=tuple(fields))).onnx, pack_weights(weights))
+    for rows in (1, 9):
+        numbers, categories = _inputs(rows, NUMBERS, BUCKETS, seed=rows)
+        expected = network(numbers, categories).detach().numpy()
+        np.testing.assert_allclose(session.run(Encoded(numbers.numpy(), categories.numpy())), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cross_layer_multiplies_with_the_features() -> None:
+    layer = Cross(2)
+    with torch.no_grad():
+        layer.linear.weight.copy_(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        layer.linear.bias.copy_(torch.tensor([0.5, 0.0]))
+        crossed = layer(torch.tensor([[2.0, 3.0]]), torch.tensor([[5.0, 7.0]]))
+    assert crossed.tolist() == [[2.0 * 7.5 + 5.0, 3.0 * 10.0 + 7.0]]
 
 
 def test_a_network_without_columns_is_refused() -> None:

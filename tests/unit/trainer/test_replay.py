@@ -10,7 +10,7 @@ import examples.vector
 from store.errors import SpecError
 from store.learning import Replay
 from store.spec import Learning, ModelRecord, ModelSpec
-from trainer.replay import MOST_BYTES, Reservoir
+from trainer.replay import MOST_BYTES, Offer, Reservoir
 from trainer.rows import Rows
 from trainer.testing import OneNumber
 
@@ -33,6 +33,22 @@ def _rows(first: int, count: int, strata: np.ndarray | None = None, by: str = "l
     return Rows(numbers[:, None], torch.zeros(count, 0, dtype=torch.int64), labels, None, None, found)
 
 
+def _offer(rows: Rows, corrected: Rows | None = None) -> Offer:
+    """Rows whose keys are their numbers; the label of those that are corrected was 0."""
+    others = rows.at([]) if corrected is None else corrected
+    return Offer(rows, _keys(rows), others, _keys(others), np.zeros(len(others), np.int64))
+
+
+def _keys(rows: Rows) -> np.ndarray:
+    return rows.numbers[:, 0].numpy().astype(np.int64)
+
+
+def _again(count: int) -> Rows:
+    """Every fifth of the first rows of a stream, with other labels than they had."""
+    rows = _rows(0, count, np.full(count, 1))
+    return rows.at(range(0, count, 5))
+
+
 def _held(reservoir: Reservoir) -> np.ndarray:
     return reservoir.tensors()["numbers"][:, 0].numpy().copy()
 
@@ -42,7 +58,7 @@ def _filled(reservoir: Reservoir, total: int, seed: int, batch: int = 17, rare: 
     for first in range(0, total, batch):
         count = min(batch, total - first)
         strata = (np.arange(first, first + count) % rare == 0).astype(np.int64) if rare else None
-        reservoir.offer(_rows(first, count, strata), draw)
+        reservoir.offer(_offer(_rows(first, count, strata)), draw)
     return reservoir
 
 
@@ -82,9 +98,9 @@ def test_strata_get_the_same_room() -> None:
 def test_a_stratum_that_is_alone_has_all_the_room() -> None:
     reservoir = _reservoir(capacity=30, kind="stratified")
     draw = np.random.default_rng(0)
-    reservoir.offer(_rows(0, 100, np.zeros(100, np.int64)), draw)
+    reservoir.offer(_offer(_rows(0, 100, np.zeros(100, np.int64))), draw)
     assert len(reservoir) == 30
-    reservoir.offer(_rows(100, 100, np.full(100, 3)), draw)
+    reservoir.offer(_offer(_rows(100, 100, np.full(100, 3))), draw)
     assert np.bincount(reservoir.tensors()["strata"].numpy(), minlength=4).tolist() == [15, 0, 0, 15]
 
 
@@ -99,7 +115,7 @@ def test_by_label_rows_count_by_what_they_stand_for() -> None:
 
 def test_by_a_feature_rows_count_alike() -> None:
     reservoir = _reservoir(capacity=10, kind="stratified", by="x")
-    reservoir.offer(_rows(0, 30, np.arange(30) % 3, by="x"), np.random.default_rng(0))
+    reservoir.offer(_offer(_rows(0, 30, np.arange(30) % 3, by="x")), np.random.default_rng(0))
     assert reservoir.drawn(np.random.default_rng(0), CPU).weights is None
 
 
@@ -110,7 +126,7 @@ def test_what_was_taken_in_can_be_undone_bit_for_bit(kind: str, before: int) -> 
     tensors = {name: tensor.clone() for name, tensor in reservoir.tensors().items()}
     for _ in range(2):
         reservoir.begin()
-        reservoir.offer(_rows(before, 50, np.arange(50) % 5), np.random.default_rng(9))
+        reservoir.offer(_offer(_rows(before, 50, np.arange(50) % 5), _again(before)), np.random.default_rng(9))
         assert len(reservoir) == 20
         reservoir.undo()
         reservoir.undo()  # once is enough, and twice does no harm
@@ -124,14 +140,52 @@ def test_one_that_was_restored_goes_on_like_the_first(kind: str) -> None:
     second = _reservoir(capacity=20, kind=kind)
     second.restore({name: tensor.clone() for name, tensor in first.tensors().items()})
     for one in (first, second):
-        one.offer(_rows(90, 60, np.arange(60) % 5), np.random.default_rng(4))
+        one.offer(_offer(_rows(90, 60, np.arange(60) % 5), _again(90)), np.random.default_rng(4))
     assert all(torch.equal(tensor, second.tensors()[name]) for name, tensor in first.tensors().items())
     drawn = [one.drawn(np.random.default_rng(3), CPU).numbers for one in (first, second)]
     assert torch.equal(drawn[0], drawn[1])
 
 
 def test_a_replay_that_would_be_slow_to_write_is_refused() -> None:
-    most = MOST_BYTES // (4 * 32 + 10)
+    most = MOST_BYTES // (4 * 32 + 18)
     Reservoir(Replay(capacity=most), examples.vector.spec.record)
     with pytest.raises(SpecError, match=f"at most {most:,}"):
         Reservoir(Replay(capacity=most + 1), examples.vector.spec.record)
+
+
+@pytest.mark.parametrize("kind", ["reservoir", "stratified"])
+def test_a_label_that_is_corrected_is_no_longer_replayed(kind: str) -> None:
+    reservoir = _reservoir(capacity=30, rows=3000, kind=kind)
+    draw = np.random.default_rng(0)
+    reservoir.offer(_offer(_rows(0, 200, np.zeros(200, np.int64))), draw)
+    kept = _held(reservoir)
+    wrong, twice = (_rows(first, 100, np.full(100, label)) for first, label in ((0, 1), (0, 2)))
+    reservoir.offer(_offer(_rows(200, 1, np.zeros(1, np.int64)), wrong), draw)
+    reservoir.offer(_offer(_rows(201, 1, np.zeros(1, np.int64)), twice.at([0, 1, 2])), draw)
+    rows = reservoir.drawn(draw, CPU)
+    label_of = dict(zip(rows.numbers[:, 0].tolist(), rows.labels.tolist(), strict=True))
+    assert {number: label for number, label in label_of.items() if 3 <= number < 100} == {
+        number: 1.0 for number in kept.tolist() if 3 <= number < 100 and number in label_of
+    }
+    assert {label for number, label in label_of.items() if number < 3} <= {2.0}
+    assert {label for number, label in label_of.items() if number >= 100} == {0.0}
+
+
+def test_a_stratum_stands_for_the_rows_whose_label_it_is_now() -> None:
+    reservoir = _filled(_reservoir(capacity=20, kind="stratified"), 100, 0, rare=10)
+    before = reservoir.tensors()["counts"].numpy().copy()
+    assert before[:2].tolist() == [90, 10]
+    reservoir.offer(_offer(_rows(100, 0, np.zeros(0, np.int64)), _rows(1, 5, np.full(5, 1))), np.random.default_rng(1))
+    assert reservoir.tensors()["counts"].numpy()[:2].tolist() == [85, 15]
+    reservoir.undo()
+    assert np.array_equal(reservoir.tensors()["counts"].numpy(), before)
+
+
+def test_what_an_older_checkpoint_kept_is_taken_up_without_its_keys() -> None:
+    first, second = _filled(_reservoir(capacity=20), 50, 0), _reservoir(capacity=20)
+    tensors = first.tensors()
+    del tensors["keys"]
+    second.restore(tensors)
+    assert np.array_equal(_held(first), _held(second))
+    second.offer(_offer(_rows(50, 5), _again(50).at(range(1, 10))), np.random.default_rng(0))
+    assert not second.tensors()["labels"].any()

@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-import trainer.learner
 from store.artefact import check_golden, open_session
 from store.memory import MemoryStore
 from store.names import log_stream
 from store.policy import Policy, Variant
-from store.protocols import Graph, Version
+from store.protocols import Version
 from store.records import Cut, Feedback, FeedbackBatch, Predictions, Served, pack_log
-from store.schema import Schema
 from store.spec import Compression, ModelSpec, Schedule
 from trainer.compression.recipe import recipe_of
 from trainer.errors import NotApplicable
-from trainer.export import Scorer, export
 from trainer.loop import Trainer
 from trainer.retention import forget
-from trainer.testing import OneNumber
+from trainer.testing import OneNumber, exporting_once
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("default")]
 
@@ -33,15 +30,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_export() -> Iterator[None]:
-    """All models here have one network, and exporting it takes longer than all else."""
-    made: list[Graph] = []
-
-    def once(scorer: Scorer, schema: Schema) -> Graph:
-        made.extend([] if made else [export(scorer, schema)])
-        return made[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.learner, "export", once)
+    with exporting_once():
         yield
 
 

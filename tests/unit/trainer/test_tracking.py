@@ -63,6 +63,18 @@ def test_what_fails_is_counted_and_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert tracked.problem == "version 2 is not logged: nobody is there (2 missed)"
 
 
+def test_an_error_without_a_word_does_not_end_the_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Tracking, version: Version) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Tracking, "_log", fails)
+    tracked = Tracking("http://nowhere", "m")
+    tracked.tell(_version(1))
+    tracked.tell(_version(2))
+    tracked.close()
+    assert tracked.problem == "version 2 is not logged: TimeoutError (2 missed)"
+
+
 def test_without_mlflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(self: Tracking, version: Version) -> None:
         raise ModuleNotFoundError("No module named 'mlflow'")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load
 
 from store.artefact import check_golden, open_session
@@ -133,6 +134,14 @@ async def test_a_version_s_weights_are_learned_on(store: MemoryStore, tmp_path: 
         ({"since": DAY_1 + timedelta(hours=9)}, "no prediction of model 'm' in the archive from 2026-03-01 09:00"),
         ({"line": "main"}, "line 'main' is the trainer's"),
         ({"line": "main-compressed"}, "line 'main-compressed' is the trainer's"),
+        ({"line": ""}, "line '': use lower-case letters"),
+        ({"line": "a b/../c:d"}, "line 'a b/../c:d': use lower-case letters"),
+        ({"line": "x\n"}, "use lower-case letters"),
+        pytest.param(
+            {"device": "cuda"},
+            "torch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ({"workers": 301}, "301 workers cannot share 300 outcomes"),
     ],
 )

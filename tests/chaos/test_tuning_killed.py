@@ -1,0 +1,82 @@
+"""A search whose driver is killed goes on from the rungs that were learned, and ends as one that never was."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from store.names import log_stream
+from store.records import Cut, Feedback, FeedbackBatch, Predictions, Served, pack_log
+from store.redis_store import RedisStore
+from tests.unit.tuning.simulated import SOURCE, spec
+from trainer.loop import Trainer
+
+pytestmark = [pytest.mark.anyio, pytest.mark.chaos]
+
+_TUNE = """
+import json, os, signal, sys
+from pathlib import Path
+from deploy import tuning
+from deploy.settings import Settings
+from tuning.plan import SearchPlan
+
+url, prefix, home, ends = sys.argv[1:]
+settings = Settings(prefix=prefix, home=Path(home))
+told = []
+
+def reached(one):
+    told.append(one)
+    if len(told) == int(ends):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+try:
+    folder = tuning.unfinished(settings, "m")
+except Exception:
+    folder = tuning.begun(settings, url, SearchPlan(model="m", source="", trials=4, seed=1))
+found = tuning.tune(settings, url, folder, reached)
+print(found.result.model_dump_json())
+"""
+
+
+def _tune(url: str, prefix: str, home: Path, ends: int = 0) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-W", "ignore", "-c", _TUNE, url, prefix, str(home), str(ends)]
+    return subprocess.run(command, check=False, timeout=240, capture_output=True, text=True)
+
+
+async def _learned(store: RedisStore) -> None:
+    trainer = Trainer(spec, store)
+    await trainer.start()
+    for number in range(12):
+        ids = [f"{number}-{row}" for row in range(20)]
+        rows = [[row / 10 - 1, "red"] for row in range(20)]
+        asked = Predictions(1.0, ids, ids, rows, [[0.5]] * 20, [Served("main", 1, 1.0)], [0] * 20)  # pyright: ignore[reportArgumentType]
+        told = FeedbackBatch(1.0, [Feedback(id_, float(row > 9)) for row, id_ in enumerate(ids)])
+        await store.append([(log_stream("m"), pack_log(record)) for record in (asked, told, Cut("hand"), Cut("hand"))])
+        while await trainer.step(0.01):
+            pass
+
+
+async def test_a_search_whose_driver_was_killed_ends_as_one_that_was_not(redis_url: str, prefix: str, tmp_path: Path) -> None:
+    store = RedisStore(redis_url, prefix)
+    await store.register(spec.record.model_copy(update={"source": SOURCE}))
+    await _learned(store)
+    killed = _tune(redis_url, prefix, tmp_path / "killed", 3)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (await store.versions("m"))[0].line == "main"
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed/tuning/m/0001/trials").glob("*.?")}
+    assert kept
+    resumed = _tune(redis_url, prefix, tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    whole = _tune(redis_url, prefix, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    results = [json.loads(done.stdout[done.stdout.index('{"plan"') :]) for done in (resumed, whole)]
+    for name in ("way", "heldout", "production", "version"):
+        assert results[0][name] == results[1][name], name
+    boards = [[one["tried"] for one in result["leaderboard"]] for result in results]
+    assert boards[0] == boards[1]
+    newest = (await store.versions("m"))[0]
+    assert (newest.line, newest.number) == ("tuned", results[0]["version"])
+    await store.close()
