@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
+from store.learning import Replay
 from store.schema import Buckets
 from store.shape import Shape
 from store.spec import LabelPolicy, Learning, ModelSpec
@@ -70,16 +71,24 @@ spec = ModelSpec(
         Aggregate(name="late_with_carrier_at_this_hour", by=("carrier", "origin_hour"), half_life_s=14 * 24 * HOUR, prior=10.0),
         # The unit is the aircraft. Of some flights that were cancelled the files name none: what is missing then says so.
         Aggregate(name="late_with_aircraft", by=("unit",), half_life_s=6 * HOUR),
+        Aggregate(name="late_with_aircraft_now", by=("unit",), half_life_s=2 * HOUR, prior=1.0),
+        Aggregate(name="late_with_aircraft_for_days", by=("unit",), half_life_s=48 * HOUR, prior=3.0),
         # How busy it is, by flights that are scheduled: per hour.
         Aggregate(name="departures_from_origin", by=("origin",), of="predictions", kind="rate", half_life_s=1 * HOUR),
         Aggregate(name="departures_from_origin_lately", by=("origin",), of="predictions", kind="rate", half_life_s=3 * HOUR),
         Aggregate(name="departures", of="predictions", kind="rate", half_life_s=1 * HOUR),
+        # Where fewer arrive than are due, they are late, and their labels with them.
+        Aggregate(name="arrivals_from_origin", by=("origin",), kind="rate", half_life_s=1 * HOUR),
+        Aggregate(name="arrivals_from_origin_lately", by=("origin",), kind="rate", half_life_s=3 * HOUR),
+        Aggregate(name="arrivals", kind="rate", half_life_s=1 * HOUR),
+        Aggregate(name="arrivals_with_carrier_from_origin", by=("origin", "carrier"), kind="rate", half_life_s=1 * HOUR),
     ),
     # A narrow one does: what streams says most of it already.
-    shape=Shape(hidden=(16,), dimension=16),
+    shape=Shape(hidden=(16,), dimension=8),
     slices=("origin", "carrier"),
-    # What streams follows the day; with it the weights need not, and fewer, smaller steps do better.
-    learning=Learning(learning_rate=0.01, passes=1),
+    # What streams follows the day; with it the weights need not, and fewer, smaller steps do better. A bad day is not all there
+    # is: each step learns some of what came before, too.
+    learning=Learning(learning_rate=0.01, passes=1, replay=Replay(capacity=10_000, rows=64, share=0.3)),
     # Who ranks flights wants those first that will not be late.
     best_score="lowest",
     # The truth of a flight comes at its arrival; after two days nobody waits for it any more.

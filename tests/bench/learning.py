@@ -37,6 +37,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "half of the rows, by importance": {"sampling": Importance()},
     "class-balanced loss, Adam, decay": {"loss": ClassBalanced(), "optimiser": Adam(), "half_life_s": 3600.0},
 }
+PLAIN = replace(flights, streaming=())
+VARIANTS = {name: replace(PLAIN, learning=Learning(**settings)) for name, settings in SETTINGS.items()} | {
+    "as the example has it, no streaming": PLAIN,
+    "as the example has it, streaming features, too": flights,
+}
 console = Console(width=150)
 
 
@@ -54,8 +59,8 @@ def learning_figures() -> None:
         "checkpoint",
         title="Learning",
     )
-    for name, settings in SETTINGS.items():
-        spec = replace(flights, streaming=(), learning=Learning(**settings), schedule=Schedule(outcomes=BATCH, seconds=None))
+    for name, variant in VARIANTS.items():
+        spec = replace(variant, schedule=Schedule(outcomes=BATCH, seconds=None))
         taken, shares, checkpoint = asyncio.run(_taught(spec))
         rate = BATCH * BATCHES / taken
         bare = _bare(spec)
@@ -84,10 +89,10 @@ async def _taught(spec: ModelSpec) -> tuple[float, dict[str, float], int]:
 
     trainer.learner._rows = timed  # pyright: ignore[reportPrivateUsage]
     draw = np.random.default_rng(0)
-    await _logged(store, spec, _requests(WARM, 0, draw))
+    await _logged(store, spec, _requests(WARM, 0, draw, len(spec.streaming)))
     await _learned(trainer, WARM)
     before = {**trainer.busy_s, "encode": encoded_s[0]}
-    await _logged(store, spec, _requests(BATCHES, WARM, draw))
+    await _logged(store, spec, _requests(BATCHES, WARM, draw, len(spec.streaming)))
     gc.collect()
     gc.freeze()  # as the trainer's actor does
     gc.set_threshold(GARBAGE_AFTER)
@@ -114,31 +119,36 @@ async def _learned(trainer: Trainer, until: int) -> float:
     return perf_counter() - started
 
 
-def _requests(batches: int, first: int, draw: np.random.Generator) -> Iterator[Predictions | FeedbackBatch | Cut]:
+def _requests(
+    batches: int, first: int, draw: np.random.Generator, streamed: int
+) -> Iterator[Predictions | FeedbackBatch | Cut]:
     """Requests, and labels a batch of requests later."""
     served = [Served("main", 1, 1.0)]
     for batch in range(first, first + batches):
         posts: list[FeedbackBatch] = []
         for number in range(BATCH // REQUEST):
             ids = [f"{batch}:{number}:{row}" for row in range(REQUEST)]
-            rows, now = [_row(draw) for _ in ids], time()
+            rows, now = [_row(draw, streamed) for _ in ids], time()
             yield Predictions(now, ids, ids, rows, [[0.2]] * REQUEST, served, [0] * REQUEST, 0.001, [now] * REQUEST)
             posts.append(FeedbackBatch(now, [Feedback(id_, int(draw.random() < 0.2)) for id_ in ids]))
         yield from posts
 
 
-def _row(draw: np.random.Generator) -> Row:
-    names = ("EWR", "JFK", "LGA")[draw.integers(3)]
-    categories = [names, f"{names} 2013-{draw.integers(365)}", f"D{draw.integers(100)}", f"C{draw.integers(16)}"]
+def _row(draw: np.random.Generator, streamed: int) -> Row:
+    name, carrier = ("EWR", "JFK", "LGA")[draw.integers(3)], f"C{draw.integers(16)}"
+    when = [f"{name} 2013-{draw.integers(365)}", f"{name} {draw.integers(24)}"]
+    categories = [name, *when, f"D{draw.integers(100)}", carrier, f"{carrier} {draw.integers(3000)}"]
     weather = [float(value) if draw.random() < 0.9 else None for value in draw.normal(50.0, 10.0, 9)]
-    return [*categories, 1.36e9 + 60.0 * float(draw.integers(500_000)), *draw.normal(900.0, 300.0, 2).tolist(), *weather]
+    numbers = [*draw.normal(900.0, 300.0, 2).tolist(), *weather, *draw.random(streamed).tolist()]
+    return [*categories, 1.36e9 + 60.0 * float(draw.integers(500_000)), *numbers]
 
 
 def _bare(spec: ModelSpec) -> float:
     """Outcomes a second of a loop that has its tensors ready."""
     draw, served, features = np.random.default_rng(0), Served("main", 1, 1.0), spec.record.features
     outcomes = [
-        Outcome("", "", _row(draw), [0.2], served, int(draw.random() < 0.2), "label", True, 0.0, 0.0, 0.0) for _ in range(BATCH)
+        Outcome("", "", _row(draw, len(spec.streaming)), [0.2], served, int(draw.random() < 0.2), "label", True, 0.0, 0.0, 0.0)
+        for _ in range(BATCH)
     ]
     rows = Learner(spec)._rows(outcomes)  # pyright: ignore[reportPrivateUsage]
     network = TabularNetwork(features.numbers, features.buckets, 1, shape=spec.shape)
