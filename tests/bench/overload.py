@@ -1,5 +1,6 @@
 """Three times as many requests as can be answered: what is answered, how late, what becomes of the others, and afterwards."""
 
+import asyncio
 import math
 from collections import Counter
 from threading import Event, Thread
@@ -14,7 +15,7 @@ from deploy.client import Client
 from deploy.home import Running
 from tests.bench import open_loop
 from tests.bench.open_loop import Answers
-from tests.bench.serving import BODY, MODEL
+from tests.bench.serving import BARE_BODY, BODY, MODEL, deploy_bare, first_artefact
 from tests.bench.verdict import Verdict, say
 
 CONNECTIONS = 32
@@ -56,6 +57,7 @@ def overload(running: Running, client: Client, seconds: float = 30.0) -> None:
     )
     _refused(flooded)
     memory.show()
+    _bare(running, seconds / 3)
     recovered = _recovered(before, after)
     if flooded.generator_late:
         console.print("[red]The load generator was itself late: the overload was less than it was to be.[/red]")
@@ -66,6 +68,20 @@ def overload(running: Running, client: Client, seconds: float = 30.0) -> None:
         Verdict("goodput against capacity, before and after", _rate(flooded, seconds) / around, "over", GOODPUT),
         Verdict("p99 of what was admitted against that at capacity", slower, "under", ADMITTED),
         Verdict("seconds until latencies are back", recovered, "under", RECOVERY_S),
+    )
+
+
+def _bare(running: Running, seconds: float) -> None:
+    """What the machine leaves of a deployment that neither logs nor refuses, under three times its own rate."""
+    deploy_bare("bare", *asyncio.run(first_artefact(running)))
+    url = f"{running.url}/bare"
+    open_loop.run(url, BARE_BODY, 3.0, connections=CONNECTIONS)
+    capacity = _rate(open_loop.run(url, BARE_BODY, seconds, connections=CONNECTIONS), seconds)
+    flood = open_loop.start(url, BARE_BODY, seconds, rate=TIMES * capacity, processes=PROCESSES, niceness=NICENESS)
+    flooded = flood.wait()
+    console.print(
+        f"A bare deployment that refuses nothing, at {TIMES:g} times its own {capacity:.0f} requests/s: "
+        f"{_rate(flooded, seconds) / capacity:.2f} of that, p99 {flooded.good.quantile_ms(0.99):.0f} ms"
     )
 
 
