@@ -29,7 +29,7 @@ from tuning.plan import SearchPlan
 
 if TYPE_CHECKING:
     from deploy.tuning import Tuning
-    from tuning.result import Tried
+    from tuning.result import Result, Tried
 
 app = typer.Typer()
 _SHOWN = 10
@@ -127,9 +127,15 @@ def _said(found: "Tuning") -> None:
     held = result.heldout
     losses = f"progressive loss {held.winner:.4f}, as declared {held.production:.4f}"
     say(f"on {held.judged:,} outcomes that no trial has seen: {losses}")
+    say(_advice(result) if result.better else f"published as version {result.version} on line {result.plan.line}, as a record")
+    if not result.better:
+        err.print("[red]nothing to adopt:[/red]", "the winner does not beat the declared way on what no trial has seen")
+    say(f"{found.folder} has result.json, tuning.html to look at, and the way to learn in way.json")
+
+
+def _advice(result: "Result") -> str:
     name, number = result.plan.model, result.version
-    say(
+    return (
         f"published as version {number} on line {result.plan.line}. It answers nobody until "
         f"'tidemill promote {name} {number} --why REASON', or an experiment tries it"
     )
-    say(f"{found.folder} has result.json, tuning.html to look at, and the way to learn in way.json")

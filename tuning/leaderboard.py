@@ -61,7 +61,8 @@ def _lead(result: Result) -> str:
     said += (
         f"{held.winner:.4f}, {abs(better):.4f} {'less' if better > 0 else 'more'} than the declared way's {held.production:.4f}"
     )
-    return said + (f"; it is version {result.version} on line {result.plan.line}." if result.version else ".")
+    said += f"; it is version {result.version} on line {result.plan.line}." if result.version else "."
+    return said if result.better else f"Nothing to adopt: the declared way was not beaten. {said}"
 
 
 def _whole(result: Result) -> list[Placed]:

@@ -88,6 +88,11 @@ class Result(_Kept):
     def winner(self) -> Tried:
         return self.leaderboard[0].tried
 
+    @property
+    def better(self) -> bool:
+        """Whether the winner beats the declared way on what no trial has seen; not so if either loss is no number."""
+        return self.heldout.winner < self.heldout.production
+
     def save(self, path: Path) -> None:
         draft = path.with_suffix(".new")
         draft.write_text(self.model_dump_json(indent=1))

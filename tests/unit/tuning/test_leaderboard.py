@@ -53,3 +53,15 @@ def test_what_is_not_installed_is_one_sentence() -> None:
     require("numpy", "anything")
     with pytest.raises(TuningError, match=r"^the page of a search needs nosuchmodule: pip install 'tidemill\[tuning\]'$"):
         require("nosuchmodule", "the page of a search")
+
+
+@pytest.mark.parametrize("winner", [0.46, 0.47, float("nan")])
+def test_a_winner_that_does_not_beat_the_declared_way_is_nothing_to_adopt(tmp_path: Path, winner: float) -> None:
+    held = Heldout(judged=100, winner=winner, production=0.46)
+    write_tuning(tmp_path / "page.html", _result({}).model_copy(update={"heldout": held}))
+    assert "Nothing to adopt" in (tmp_path / "page.html").read_text()
+
+
+def test_a_winner_that_beats_the_declared_way_is_not_called_nothing_to_adopt(tmp_path: Path) -> None:
+    write_tuning(tmp_path / "page.html", _result({}))
+    assert "Nothing to adopt" not in (tmp_path / "page.html").read_text()
