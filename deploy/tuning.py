@@ -21,7 +21,7 @@ from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from store.errors import NotFound
 from store.protocols import Store
-from store.spec import load_spec
+from store.spec import ModelSpec, load_spec
 from tuning.errors import TuningError
 from tuning.extras import require
 from tuning.plan import SearchPlan
@@ -96,24 +96,13 @@ def tune(settings: Settings, redis_url: str, folder: Path, progress: "Callable[[
     """
     plan = SearchPlan.model_validate_json((folder / PLAN).read_text())
     _require(plan)
-    from trainer.retraining.course import give_way  # noqa: PLC0415
     from tuning.leaderboard import write_tuning  # noqa: PLC0415
     from tuning.outcome import concluded  # noqa: PLC0415
     from tuning.trial import TRIALS  # noqa: PLC0415
     from tuning.winner import published  # noqa: PLC0415
 
     spec = load_spec(plan.source)
-    give_way()
-    # Ctrl-C is to end this command, not to make Tune end its search as if that were done.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    cluster = start_ray(port=free_ports(1)[0], num_cpus=plan.cpus, use_haproxy=False)
-    try:
-        from tuning.search import search  # noqa: PLC0415 - Ray, which may not be imported before it is set up
-
-        tried = search(plan, spec.searched, folder, progress)
-    finally:
-        stop_ray(cluster)
-    result, winner = concluded(plan, spec, tried, folder)
+    result, winner = concluded(plan, spec, tried(plan, spec, folder, progress), folder)
     version = at_store(settings, redis_url, lambda store: published(store, winner.spec, winner.learner(), result))
     result = result.model_copy(update={"version": version.number})
     _write(folder / WAY, result.way.model_dump_json(indent=1))
@@ -121,6 +110,22 @@ def tune(settings: Settings, redis_url: str, folder: Path, progress: "Callable[[
     result.save(folder / RESULT)
     shutil.rmtree(folder / TRIALS)
     return Tuning(folder, result)
+
+
+def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[Tried], None] | None" = None) -> "list[Tried]":
+    """Carry the trials out on a Ray of their own, or go on with them; see `tuning.search.search`. Only from the main thread."""
+    from trainer.retraining.course import give_way  # noqa: PLC0415
+
+    give_way()
+    # Ctrl-C is to end this command, not to make Tune end its search as if that were done.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    cluster = start_ray(port=free_ports(1)[0], num_cpus=plan.cpus, use_haproxy=False)
+    try:
+        from tuning.search import search  # noqa: PLC0415 - Ray, which may not be imported before it is set up
+
+        return search(plan, spec.searched, folder, progress)
+    finally:
+        stop_ray(cluster)
 
 
 def _require(plan: SearchPlan) -> None:

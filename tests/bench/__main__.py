@@ -6,6 +6,7 @@ import platform as machine
 import psutil
 
 from tests.bench import (
+    cadences,
     compress,
     drift,
     features,
@@ -22,6 +23,7 @@ from tests.bench import (
     statistics,
     tail,
     travellers,
+    tuning,
 )
 from tests.bench.soak import soak
 
@@ -40,14 +42,14 @@ PARTS = (
     "labels",
     "quality",
 )
-BY_NAME = ("features",)
-"""The year once more for each: only where it is asked for."""
+BY_NAME = ("features", "tuning", "cadences")
+"""The year once more for each, or searches that want both processors: only where they are asked for."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=(*PARTS, *BY_NAME), default=list(PARTS))
-    parser.add_argument("--until", default="2013-12-31", help="last day of the runs for quality and features")
+    parser.add_argument("--until", default="2013-12-31", help="last day of the runs for quality, features and cadences")
     parser.add_argument("--soak", action="store_true", help="mixed load on one platform, and what grows and what is left")
     parser.add_argument("--minutes", type=float, help="of the soak (20), or of the run for the tail (10)")
     given = parser.parse_args()
@@ -71,6 +73,8 @@ def main() -> None:
         "travellers": travellers.flight_rankers,
         "labels": labels.label_figures,
         "features": lambda: features.feature_figures(given.until),
+        "tuning": tuning.tuning_figures,
+        "cadences": lambda: cadences.cadence_figures(given.until),
         "quality": lambda: quality.year(given.until),
     }
     for name, figure in alone.items():
