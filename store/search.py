@@ -148,7 +148,7 @@ def default_search(objective: str, own_network: bool) -> Search:
         "learning.rows": Choice(values=(32, 128, 512, 1024)),
         "learning.memory": Choice(values=(0.99, 0.999, 1.0)),
         "learning.weight_decay": LogUniform(low=1e-6, high=1e-2),
-        "learning.replay": Choice(values=(None, {"capacity": 2048, "rows": 128, "share": 0.3})),
+        "learning.replay": Choice(values=(None, {"capacity": 8192, "rows": 64, "share": 0.3})),
         "learning.half_life_s": Choice(values=(None, 86_400.0, 604_800.0)),
     }
     if objective in ("binary", "multiclass"):

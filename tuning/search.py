@@ -29,7 +29,10 @@ from tuning.trial import REPLAY, TRIALS, Trial
 
 METRIC = "loss"
 _TIME = "training_iteration"
+_BUDGET = "budget"
+"""What a rung is to ASHA, which compares trials at powers of the reduction alone."""
 _STATE = "state"
+_MOST_RUNGS = 10
 _FAILURES = 3
 """How often a trial whose process died is begun again, from its last rung."""
 
@@ -94,6 +97,7 @@ class Tuned(tune.Trainable):
         rung = self.trial.climb(rungs[len(self.trial.rungs)])
         return {
             METRIC: rung.loss,
+            _BUDGET: REDUCTION ** (len(self.trial.rungs) - 1),
             "settings": self.trial.settings,
             "key": self.trial.key,
             "rungs": [one.model_dump() for one in self.trial.rungs],
@@ -167,4 +171,5 @@ def _searcher(plan: SearchPlan) -> Searcher | BasicVariantGenerator:
 def _scheduler(plan: SearchPlan) -> TrialScheduler:
     if not plan.asha:
         return FIFOScheduler()
-    return ASHAScheduler(time_attr=_TIME, grace_period=1, reduction_factor=REDUCTION, max_t=100)
+    # The last rung is below the most, so that it is `stop` which ends a trial there.
+    return ASHAScheduler(time_attr=_BUDGET, grace_period=1, reduction_factor=REDUCTION, max_t=REDUCTION**_MOST_RUNGS)

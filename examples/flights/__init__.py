@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from store.learning import Replay
 from store.schema import Buckets
+from store.search import Choice, Int, LogUniform, Search
 from store.shape import Shape
 from store.spec import LabelPolicy, Learning, ModelSpec
 from store.streaming import Aggregate
@@ -89,6 +90,25 @@ spec = ModelSpec(
     # What streams follows the day; with it the weights need not, and fewer, smaller steps do better. A bad day is not all there
     # is: each step learns some of what came before, too.
     learning=Learning(learning_rate=0.01, passes=1, replay=Replay(capacity=10_000, rows=64, share=0.3)),
+    # Where `tidemill tune` looks for a better way.
+    search=Search(
+        over={
+            "learning.learning_rate": LogUniform(low=0.003, high=0.1),
+            "learning.passes": Int(low=1, high=2),
+            "learning.memory": Choice(values=(0.99, 0.999, 1.0)),
+            "learning.replay": Choice(
+                values=(
+                    None,
+                    {"capacity": 10_000, "rows": 64, "share": 0.3},
+                    {"capacity": 10_000, "rows": 64, "share": 0.6},
+                    {"capacity": 10_000, "rows": 256, "share": 0.3},
+                )
+            ),
+            "shape.hidden": Choice(values=([8], [16], [32], [32, 16])),
+            "shape.dimension": Choice(values=(4, 8, 16)),
+            "shape.cross": Int(low=0, high=1),
+        }
+    ),
     # Who ranks flights wants those first that will not be late.
     best_score="lowest",
     # The truth of a flight comes at its arrival; after two days nobody waits for it any more.
