@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from deploy.at_store import at_store
 from deploy.cluster import start_ray, stop_ray
+from deploy.head import HeadDied, watched_head
 from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from store.errors import NotFound
@@ -113,7 +114,11 @@ def tune(settings: Settings, redis_url: str, folder: Path, progress: "Callable[[
 
 
 def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[Tried], None] | None" = None) -> "list[Tried]":
-    """Carry the trials out on a Ray of their own, or go on with them; see `tuning.search.search`. Only from the main thread."""
+    """Carry the trials out on a Ray of their own, or go on with them; only from the main thread.
+
+    Raises:
+        TuningError: Ray's head died; see also `tuning.search.search`.
+    """
     from trainer.retraining.course import give_way  # noqa: PLC0415
 
     give_way()
@@ -123,7 +128,10 @@ def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[
     try:
         from tuning.search import search  # noqa: PLC0415 - Ray, which may not be imported before it is set up
 
-        return search(plan, spec.searched, folder, progress)
+        with watched_head(f"'tidemill tune {plan.model} --resume' goes on from the rungs that were learned"):
+            return search(plan, spec.searched, folder, progress)
+    except HeadDied as error:
+        raise TuningError(str(error)) from None
     finally:
         stop_ray(cluster)
 

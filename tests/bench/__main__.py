@@ -6,6 +6,7 @@ import platform as machine
 import psutil
 
 from tests.bench import (
+    beside,
     cadences,
     compress,
     drift,
@@ -42,7 +43,7 @@ PARTS = (
     "labels",
     "quality",
 )
-BY_NAME = ("features", "tuning", "cadences")
+BY_NAME = ("beside", "features", "tuning", "cadences")
 """The year once more for each, or searches that want both processors: only where they are asked for."""
 
 
@@ -59,7 +60,9 @@ def main() -> None:
         soak(given.minutes or 20.0)
         return
     wanted: list[str] = given.only
-    if set(wanted) & set(ON_PLATFORM):
+    if "beside" in wanted:
+        beside.log()
+    if set(wanted) & {*ON_PLATFORM, "beside"}:
         run_serving(wanted, given.minutes or 10.0)
     alone = {
         "start": start.start,
@@ -93,11 +96,12 @@ def run_serving(wanted: list[str], minutes: float) -> None:
         "tail": lambda: tail.tail(running, client, minutes),
         "overload": lambda: overload.overload(running, client),
         "memory": lambda: serving.memory(client),
+        "beside": lambda: beside.beside(running),
     }
     with serving.platform() as (running, client):
-        for name in ON_PLATFORM:
+        for name, figure in figures.items():
             if name in wanted:
-                figures[name]()
+                figure()
 
 
 if __name__ == "__main__":

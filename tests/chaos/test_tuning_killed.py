@@ -1,7 +1,6 @@
 """A search whose driver is killed goes on from the rungs that were learned, and ends as one that never was."""
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +22,26 @@ from deploy import tuning
 from deploy.settings import Settings
 from tuning.plan import SearchPlan
 
-url, prefix, home, ends = sys.argv[1:]
+import psutil
+
+url, prefix, home, ends, whom = sys.argv[1:]
 settings = Settings(prefix=prefix, home=Path(home))
 told = []
 
 def reached(one):
     told.append(one)
     if len(told) == int(ends):
-        os.kill(os.getpid(), signal.SIGKILL)
+        here = psutil.Process()
+        if whom == "driver":
+            victims = [here]
+        elif whom == "head":
+            victims = [one for one in here.children() if one.name() in ("gcs_server", "raylet")]
+        else:
+            titles = [(one, "".join(one.cmdline()[:1])) for one in here.children(recursive=True)]
+            victims = [one for one, title in titles if title.startswith("ray::") and "Agent" not in title]
+        assert victims
+        for victim in victims:
+            victim.kill()
 
 try:
     folder = tuning.unfinished(settings, "m")
@@ -41,8 +52,8 @@ print(found.result.model_dump_json())
 """
 
 
-def _tune(url: str, prefix: str, home: Path, ends: int = 0) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-W", "ignore", "-c", _TUNE, url, prefix, str(home), str(ends)]
+def _tune(url: str, prefix: str, home: Path, ends: int = 0, whom: str = "driver") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-W", "ignore", "-c", _TUNE, url, prefix, str(home), str(ends), whom]
     return subprocess.run(command, check=False, timeout=240, capture_output=True, text=True)
 
 
@@ -59,17 +70,24 @@ async def _learned(store: RedisStore) -> None:
             pass
 
 
-async def test_a_search_whose_driver_was_killed_ends_as_one_that_was_not(redis_url: str, prefix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whom", ["driver", "head", "trial"])
+async def test_a_search_in_which_somebody_is_killed_ends_as_one_that_was_not(
+    redis_url: str, prefix: str, tmp_path: Path, whom: str
+) -> None:
     store = RedisStore(redis_url, prefix)
     await store.register(spec.record.model_copy(update={"source": SOURCE}))
     await _learned(store)
-    killed = _tune(redis_url, prefix, tmp_path / "killed", 3)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert (await store.versions("m"))[0].line == "main"
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed/tuning/m/0001/trials").glob("*.?")}
-    assert kept
-    resumed = _tune(redis_url, prefix, tmp_path / "killed")
-    assert resumed.returncode == 0, resumed.stderr
+    killed = _tune(redis_url, prefix, tmp_path / "killed", 3, whom)
+    if whom == "trial":  # Tune begins it again, and it goes on from its rungs
+        assert killed.returncode == 0, killed.stderr
+        resumed = killed
+    else:
+        assert killed.returncode != 0
+        assert whom == "driver" or "'tidemill tune m --resume'" in killed.stderr
+        assert (await store.versions("m"))[0].line == "main"
+        assert [*(tmp_path / "killed/tuning/m/0001/trials").glob("*.?")]
+        resumed = _tune(redis_url, prefix, tmp_path / "killed")
+        assert resumed.returncode == 0, resumed.stderr
     whole = _tune(redis_url, prefix, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     results = [json.loads(done.stdout[done.stdout.index('{"plan"') :]) for done in (resumed, whole)]
