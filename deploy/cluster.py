@@ -25,6 +25,10 @@ _OBJECT_STORE_BYTES = 150 * 2**20
 _PORT_PATIENCE = 3.0
 
 
+class RayNotStarted(RuntimeError):
+    """Ray's own processes did not come up."""
+
+
 class PortInUse(RuntimeError):
     """Something else listens on the port that the application needs."""
 
@@ -181,18 +185,22 @@ def _init_ray(cluster: Cluster, num_cpus: int, object_store_memory: int, environ
         "env_vars": {"PYTHONPATH": os.pathsep.join(_python_path()), **environment},
         "worker_process_setup_hook": "deploy.loopback.listen_locally",
     }
-    with _without_helpers():
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=num_cpus,
-            object_store_memory=object_store_memory,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=workers,
-            _temp_dir=str(cluster.run_directory / "ray"),
-            _system_config={"prestart_worker_first_driver": False},
-        )
+    try:
+        with _without_helpers():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=num_cpus,
+                object_store_memory=object_store_memory,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env=workers,
+                _temp_dir=str(cluster.run_directory / "ray"),
+                _system_config={"prestart_worker_first_driver": False},
+            )
+    except Exception as error:  # Ray raises this very class where it did not start in time
+        text = str(error).partition("\n")[0][:300]
+        raise RayNotStarted(f"Ray did not start: {text} Try again when this machine is less busy.") from error
 
 
 @contextlib.contextmanager

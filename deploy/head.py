@@ -30,13 +30,13 @@ def watched_head(advice: str) -> Generator[None]:
         HeadDied: it died.
     """
     head = [one for one in psutil.Process().children() if one.name() in _HEAD]
-    over, died = threading.Event(), list[str]()
+    main, over, died = threading.get_ident(), threading.Event(), list[str]()
 
     def watch() -> None:
         while not over.wait(_LOOK_S):
             if gone := [one for one in head if not one.is_running() or one.status() == psutil.STATUS_ZOMBIE]:
                 died.append(f"Ray's head has died (process {gone[0].pid}): {advice}")
-                signal.raise_signal(signal.SIGINT)
+                signal.pthread_kill(main, signal.SIGINT)  # which wakes it where it sleeps
                 if not over.wait(_PATIENCE_S):
                     print(died[0], file=sys.stderr, flush=True)
                     os._exit(1)

@@ -20,15 +20,15 @@ from deploy.tuning import tried
 from store import tether
 from store.spec import load_spec
 from tests.bench import open_loop
-from tests.bench.logged import at, replayed
+from tests.bench.logged import KEPT, at, replayed
 from tests.bench.serving import BODY, MODEL
 from tests.bench.verdict import Verdict, say
 from tuning.plan import SearchPlan
 from tuning.trial import REPLAY, TRIALS
 
-UNTIL, FOLDER = "2013-03-31", Path(".bench")
-CONNECTIONS, PART_S, ROUNDS = 32, 20.0, 3
-SHARES, CPUS = (0.1, 0.3), 1
+UNTIL, FOLDER = "2013-03-31", KEPT
+CONNECTIONS, PART_S, ROUNDS = 32, 15.0, 3
+SHARES, CPUS = (0.3,), 1
 BOUND = 2.0
 console = Console(width=120)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.bench.logged import replayed
+from tests.bench.logged import KEPT, replayed
 from tests.bench.verdict import Verdict, say
 from tuning.arm import Arm
 from tuning.comparison import Result
@@ -22,7 +22,7 @@ PAGE = "freshness.html"
 console = Console(width=140)
 
 
-def cadence_figures(until: str, folder: Path = Path(".bench")) -> None:
+def cadence_figures(until: str, folder: Path = KEPT) -> None:
     """Carry all of it out; print the table of quality against processor seconds, and of stateful against stateless."""
     place = folder / f"cadences-{until}"
     replay = replayed(until, folder)

@@ -10,6 +10,8 @@ from deploy.settings import Settings
 from store.protocols import Store
 from tuning.replay import Replay
 
+KEPT = Path(".bench").absolute()
+
 
 def at(folder: Path, until: str) -> Path:
     """Where it is kept."""

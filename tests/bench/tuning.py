@@ -20,7 +20,7 @@ from deploy.demo import MODEL, SPEC
 from deploy.tuning import tried
 from store.shape import Shape
 from store.spec import Learning, ModelSpec, load_spec
-from tests.bench.logged import at, replayed
+from tests.bench.logged import KEPT, at, replayed
 from tests.bench.verdict import Verdict, say
 from tuning.outcome import concluded
 from tuning.plan import SearchPlan
@@ -33,7 +33,7 @@ TRIALS_ASKED, CPUS, BOUND_S = 32, 2, 600.0
 console = Console(width=140)
 
 
-def tuning_figures(folder: Path = Path(".bench")) -> None:
+def tuning_figures(folder: Path = KEPT) -> None:
     """Search two months in four ways; print what each came to in the third."""
     replay, spec = replayed(UNTIL, folder), load_spec(SPEC)
     seen = replay.before(UNSEEN.timestamp())
