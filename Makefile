@@ -54,4 +54,4 @@ $(KSERVE_STAMP): Makefile | .venv/bin/python
 	@touch $@
 
 clean:  ## remove what make and the demo made
-	rm -rf .venv .venv-kserve .demo report build *.egg-info
+	rm -rf .venv .venv-kserve .demo .bench report build *.egg-info

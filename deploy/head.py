@@ -34,7 +34,7 @@ def watched_head(advice: str) -> Generator[None]:
 
     def watch() -> None:
         while not over.wait(_LOOK_S):
-            if gone := [one for one in head if not one.is_running() or one.status() == psutil.STATUS_ZOMBIE]:
+            if gone := [one for one in head if _ended(one)]:
                 died.append(f"Ray's head has died (process {gone[0].pid}): {advice}")
                 signal.pthread_kill(main, signal.SIGINT)  # which wakes it where it sleeps
                 if not over.wait(_PATIENCE_S):
@@ -46,6 +46,9 @@ def watched_head(advice: str) -> Generator[None]:
     watching.start()
     try:
         yield
+        if any(map(_ended, head)):  # what Ray made of that is no result
+            died.append(f"Ray's head has died: {advice}")
+            raise HeadDied(died[0])
     except BaseException as error:
         if died:
             raise HeadDied(died[0]) from error
@@ -53,3 +56,10 @@ def watched_head(advice: str) -> Generator[None]:
     finally:
         over.set()
         watching.join()
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
