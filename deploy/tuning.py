@@ -30,6 +30,13 @@ from tuning.plan import SearchPlan
 if TYPE_CHECKING:
     from tuning.result import Result, Tried
 
+_TRIALS_ENVIRONMENT = {
+    # A trial that gives its memory back after each step asks for it again in the next, up to 100,000 pages a second: the kernel
+    # clears them while what is served waits for the processor. Sizes in bytes.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 PLAN, RESULT, WAY, PAGE = "plan.json", "result.json", "way.json", "tuning.html"
 
 
@@ -122,6 +129,7 @@ def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[
     from trainer.retraining.course import give_way  # noqa: PLC0415
 
     give_way()
+    os.environ.update(_TRIALS_ENVIRONMENT)
     # Ctrl-C is to end this command, not to make Tune end its search as if that were done.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     cluster = start_ray(port=free_ports(1)[0], num_cpus=plan.cpus, use_haproxy=False)
