@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from deploy.report import Findings
 
 SPEC = "examples.flights:spec"
-TRIAL_DAYS = 14
+TRIAL_DAYS = LINE_DAYS = 14
 _FEW = 5000
 console = Console()
 
@@ -45,10 +46,11 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
     data_folder()  # says what to install, before anything is started
     reading = ThreadPoolExecutor(1).submit(_prepare, last_day)
     with _platform(_fresh(settings, seed), keep_running) as running:
-        flights, later = reading.result()
+        flights, later, last = reading.result()
         from deploy.report import write_report  # noqa: PLC0415 - see _prepare
         from deploy.show import print_findings, replay  # noqa: PLC0415
         from deploy.trials import try_rankers, try_versions  # noqa: PLC0415
+        from deploy.tuned import find_way, try_way  # noqa: PLC0415
 
         token = Home(settings.home).token()
         with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
@@ -62,6 +64,10 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
             console.print("\nTravellers choose from lists that the champion and a rival draft together.")
             findings.rankers.extend(uvloop.run(try_rankers(later, running, token, settings.prefix, seed)).says())
             _say(findings.rankers)
+        console.print("\nA better way to learn is searched for, and tried on live traffic as a line beside main.")
+        tried = uvloop.run(try_way(find_way(settings, flights[-1]), last, running, token))
+        findings.ways.extend(tried.says())
+        _say(findings.ways)
         page, picture = write_report(findings, report)
         print_findings(findings)
         console.print(f"report: {page} (chart: {picture})")
@@ -70,17 +76,20 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
     return findings
 
 
-def _prepare(last_day: date) -> tuple[list[Flight], list[Flight]]:
+def _prepare(last_day: date) -> tuple[list[Flight], list[Flight], list[Flight]]:
     """While the platform starts: read the flights, and import what draws and measures, which takes as long.
 
-    Returns the flights to learn from, and those of the days after; at the end of the year, its last days once more.
+    Returns the flights to learn from, those of the days after, and those that follow; at the end of the year, its last days
+    once more.
     """
     import_module("deploy.show")
     after = datetime.combine(last_day + timedelta(days=1), time(5), UTC)  # midnight in New York, or close to it
-    flights = load(last_day + timedelta(days=1 + TRIAL_DAYS))
+    flights = load(last_day + timedelta(days=1 + TRIAL_DAYS + LINE_DAYS))
     learned = [flight for flight in flights if flight.departure < after]
-    later = [flight for flight in flights if flight.departure >= after]
-    return learned, later if len(later) > _FEW else learned[-TRIAL_DAYS * 900 :]
+    parts = (after, after + timedelta(days=TRIAL_DAYS), flights[-1].departure + timedelta(seconds=1))
+    rest = [[one for one in flights if since <= one.departure < until] for since, until in pairwise(parts)]
+    later, last = (part if len(part) > _FEW else learned[-TRIAL_DAYS * 900 :] for part in rest)
+    return learned, later, last
 
 
 def _fresh(settings: Settings, seed: int) -> Settings:

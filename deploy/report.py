@@ -48,6 +48,8 @@ class Findings:
     trials: list[str] = field(default_factory=list[str])
     """How versions fared that were tried afterwards, in plain words, line by line; `rankers` likewise of two rankers."""
     rankers: list[str] = field(default_factory=list[str])
+    ways: list[str] = field(default_factory=list[str])
+    """Likewise of a way to learn that a search found."""
 
 
 def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
@@ -114,7 +116,8 @@ def _page(findings: Findings, charts: list[str]) -> str:
 <p class="lead">{_lead(findings)}</p>
 <h2>Quality</h2>{charts[0]}
 <h2>Freshness</h2>{charts[1]}
-{_trials("Versions on trial", findings.trials)}{_trials("Two rankers", findings.rankers)}<h2>Cost</h2><table>{totals}</table>
+{_trials("Versions on trial", findings.trials)}{_trials("Two rankers", findings.rankers)}
+{_trials("A better way to learn", findings.ways)}<h2>Cost</h2><table>{totals}</table>
 <h2>Week by week</h2>
 <table><tr><th>week of</th><th>flights</th><th>live AUC</th><th>log loss</th><th>frozen AUC</th><th>log loss</th></tr>
 {rows}</table>

@@ -1,8 +1,6 @@
 """A plan carried out: the window batch by batch, each scored before it is learned."""
 
-import contextlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -117,8 +115,5 @@ def shared(outcomes: int, rows: int, workers: int) -> list[range]:
 
 
 def give_way() -> None:
-    """Let serving go first from now on: this thread and what it starts."""
+    """Let serving go first from now on."""
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    if sys.platform == "linux":  # where what is merely nice still keeps a processor for milliseconds that serving waits for
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
