@@ -35,8 +35,12 @@ _FEW = 5000
 console = Console()
 
 
-def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, report: Path) -> "Findings":
-    """Start a fresh platform, replay, show, report; leave nothing running unless told to."""
+def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, report: Path, trials: bool = True) -> "Findings":
+    """Start a fresh platform, replay, show, report; leave nothing running unless told to.
+
+    Args:
+        trials: whether versions, rankers and a way to learn are tried on the flights that follow, which are learned, too.
+    """
     try:
         last_day = date.fromisoformat(until)
     except ValueError:
@@ -56,18 +60,19 @@ def run_demo(settings: Settings, *, until: str, seed: int, keep_running: bool, r
         with Client(running.url, token) as client:  # the replay ends a micro-batch at every hour of its own clock
             client.set_schedule(MODEL, None, None)
         findings = uvloop.run(replay(flights, running, token, settings.prefix))
-        if findings.frozen is not NOTHING and findings.frozen_version:
+        if trials and findings.frozen is not NOTHING and findings.frozen_version:
             console.print("\nThe version frozen on 1 March is champion now; newer ones are tried on the flights that follow.")
-            trials = uvloop.run(try_versions(later, running, token, settings.prefix, findings.frozen_version))
-            findings.trials.extend(line for trial in trials for line in trial.says())
+            fared = uvloop.run(try_versions(later, running, token, settings.prefix, findings.frozen_version))
+            findings.trials.extend(line for trial in fared for line in trial.says())
             _say(findings.trials)
             console.print("\nTravellers choose from lists that the champion and a rival draft together.")
             findings.rankers.extend(uvloop.run(try_rankers(later, running, token, settings.prefix, seed)).says())
             _say(findings.rankers)
-        console.print("\nA better way to learn is searched for, and tried on live traffic as a line beside main.")
-        tried = uvloop.run(try_way(find_way(settings, flights[-1]), last, running, token))
-        findings.ways.extend(tried.says())
-        _say(findings.ways)
+        if trials:
+            console.print("\nA better way to learn is searched for, and tried on live traffic as a line beside main.")
+            tried = uvloop.run(try_way(find_way(settings, flights[-1]), last, running, token))
+            findings.ways.extend(tried.says())
+            _say(findings.ways)
         page, picture = write_report(findings, report)
         print_findings(findings)
         console.print(f"report: {page} (chart: {picture})")
@@ -96,7 +101,8 @@ def _fresh(settings: Settings, seed: int) -> Settings:
     """A demo starts from nothing, and on another port if the usual one is taken."""
     if running := Home(settings.home).running():
         raise ValueError(f"the last demo still runs at {running.url}: tidemill down --home {settings.home}")
-    shutil.rmtree(settings.home / "redis", ignore_errors=True)
+    for kept in ("redis", "tuning"):
+        shutil.rmtree(settings.home / kept, ignore_errors=True)
     port = settings.port
     try:
         ensure_port_free(settings.host, port)

@@ -19,6 +19,7 @@ from deploy.settings import Settings
 from examples.flights.replay import MODEL, Replay
 from examples.flights.stream import Flight
 from store import tether
+from tuning.result import Tried as Trial
 
 LINE, EXPERIMENT = "challenger", "ways"
 TRIALS, WINDOW = 8, timedelta(days=28)
@@ -47,12 +48,9 @@ class Tried:
     def says(self) -> list[str]:
         """The story in plain words."""
         held, found = self.search["heldout"], self.compared
-        settings = ", ".join(
-            f"{name.partition('.')[2]}={value:.3g}" if isinstance(value, float) else f"{name.partition('.')[2]}={value}"
-            for name, value in self.search["leaderboard"][0]["tried"]["settings"].items()
-        )
+        words = Trial.model_validate(self.search["leaderboard"][0]["tried"]).words
         lines = [
-            f"The best of {len(self.search['leaderboard'])} ways to learn: {settings}",
+            f"The best of {len(self.search['leaderboard'])} ways to learn: {words}",
             f"  on {held['judged']:,} outcomes that no trial has seen: log loss {held['winner']:.4f}, "
             f"as declared {held['production']:.4f}",
             f"  it learns beside main as line '{LINE}', and an experiment lets each answer half of {self.flights:,} flights",

@@ -24,7 +24,7 @@ def replayed(until: str, folder: Path) -> Replay:
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         settings = Settings(home=folder / "home")
-        run_demo(settings, until=until, seed=0, keep_running=True, report=folder / "report")
+        run_demo(settings, until=until, seed=0, keep_running=True, report=folder / "report", trials=False)
         try:
 
             async def gather(store: Store) -> Replay:
