@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,12 +29,10 @@ from deploy.home import Home
 from store.errors import NotFound
 from store.redis_store import RedisStore
 from store.spec import load_spec
+from trainer.giving_way import give_way
 
 if TYPE_CHECKING:
     from trainer.lineage.reproduction import Reproduction
-
-NICENESS = 10
-"""Learning gives way to serving."""
 
 _LOSSES = {"loss": "loss before learning", "recent_loss": "recent loss"}
 
@@ -94,7 +91,7 @@ def reproduce(
     with errors():
         settings = configured(home=home, archive=archive)
         url = Home(settings.home).expect().redis_url
-        os.nice(NICENESS)
+        give_way()
         with Progress(console=err, transient=True, disable=as_json) as progress:
             task = progress.add_task("learning again", total=None)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.settings import Settings
 from store.errors import NotFound
 from store.redis_store import RedisStore
+from trainer.giving_way import give_way
 from tuning.extras import require
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def freshness(
     """
     require("matplotlib", "the page of a run")
     # Torch and matplotlib are slow to import, and only this command needs them.
-    from trainer.retraining.course import give_way  # noqa: PLC0415
     from tuning.freshness import PLAN, REPLAY, alone, carry_out, planned  # noqa: PLC0415
     from tuning.replay import Replay  # noqa: PLC0415
     from tuning.report import write_freshness  # noqa: PLC0415

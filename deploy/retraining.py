@@ -9,6 +9,7 @@ from deploy.cluster import start_ray, stop_ray
 from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from store.protocols import Version
+from trainer.giving_way import give_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def retrain(
         NotFound, SpecError, RetrainingError, StoreError.
     """
     # Torch is slow to import, and only this command needs it.
-    from trainer.retraining.course import carry_out, give_way  # noqa: PLC0415
+    from trainer.retraining.course import carry_out  # noqa: PLC0415
     from trainer.retraining.plan import planned  # noqa: PLC0415
     from trainer.retraining.publication import published  # noqa: PLC0415
 

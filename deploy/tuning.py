@@ -23,6 +23,7 @@ from deploy.settings import Settings
 from store.errors import NotFound
 from store.protocols import Store
 from store.spec import ModelSpec, load_spec
+from trainer.giving_way import give_way
 from tuning.errors import TuningError
 from tuning.extras import require
 from tuning.plan import SearchPlan
@@ -126,7 +127,6 @@ def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[
     Raises:
         TuningError: Ray's head died; see also `tuning.search.search`.
     """
-    from trainer.retraining.course import give_way  # noqa: PLC0415
 
     give_way()
     os.environ.update(_TRIALS_ENVIRONMENT)

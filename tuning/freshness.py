@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from store import tether
 from store.shape import Shape
 from store.spec import Learning, ModelSpec, load_spec
+from trainer.giving_way import give_way
 from trainer.lineage.environment import Environment
-from trainer.retraining.course import give_way
 from tuning.arm import Arm, Course, Kind
 from tuning.cadence import CADENCES, Cadence
 from tuning.comparison import Result, compared

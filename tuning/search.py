@@ -20,7 +20,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from store.search import Choice, Dimension, Int, LogUniform, Search, Uniform
 from store.spec import load_spec
-from trainer.retraining.course import give_way
+from trainer.giving_way import give_way
 from tuning.errors import TuningError
 from tuning.plan import REDUCTION, SearchPlan
 from tuning.replay import Replay

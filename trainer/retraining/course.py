@@ -1,6 +1,5 @@
 """A plan carried out: the window batch by batch, each scored before it is learned."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,9 +8,6 @@ from trainer.errors import RetrainingError
 from trainer.learner import Learner
 from trainer.network import count_as
 from trainer.retraining.plan import Plan
-
-NICENESS = 10
-"""Retraining gives way to serving."""
 
 Progress = Callable[[int, int], None]
 """Told how many outcomes are learned, of how many."""
@@ -112,8 +108,3 @@ def shared(outcomes: int, rows: int, workers: int) -> list[range]:
     if len(starts) > 1 and outcomes - starts[-1] < workers:
         starts.pop()
     return [range(start, end) for start, end in zip(starts, [*starts[1:], outcomes], strict=True)]
-
-
-def give_way() -> None:
-    """Let serving go first from now on."""
-    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)

@@ -20,9 +20,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.errors import RetrainingError
+from trainer.giving_way import give_way
 from trainer.learner import Learner
 from trainer.network import Standardise, pool
-from trainer.retraining.course import Course, Learnt, Progress, begun, give_way
+from trainer.retraining.course import Course, Learnt, Progress, begun
 from trainer.retraining.plan import Plan
 
 _WEIGHTS, _FIGURES, _DONE = "weights.safetensors", "figures.json", "done"

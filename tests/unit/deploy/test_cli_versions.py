@@ -58,7 +58,7 @@ def test_what_came_of_learning_it_again_is_said(
         return Reproduction(4, 4, 120, "r" * 64, "l" * 64, different)
 
     monkeypatch.setattr(cli_versions, "_reproduce", found)
-    monkeypatch.setattr(cli_versions, "NICENESS", 0)
+    monkeypatch.setattr(cli_versions, "give_way", lambda: None)
     result = platform.run("versions", "reproduce", "m", "4")
     if different:
         assert result.exit_code == 1
