@@ -122,6 +122,8 @@ def _said(found: "Tuning") -> None:
     ]
     columns = ("trial", "batches", "progressive loss", "parameters", "µs a row", "front", "settings")
     out.print(table(columns, rows, f"{len(result.leaderboard)} trials; as declared: {result.production.loss:.4f}"))
+    for why in result.failed:
+        err.print("[red]failed:[/red]", Text(why))
     if result.importance:
         say("what mattered: " + ", ".join(f"{name} {share:.0%}" for name, share in list(result.importance.items())[:5]))
     held = result.heldout

@@ -10,6 +10,7 @@ from deploy.settings import Settings
 from store.errors import NotFound
 from store.redis_store import RedisStore
 from trainer.giving_way import give_way
+from tuning.alone import alone
 from tuning.extras import require
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def freshness(
     """
     require("matplotlib", "the page of a run")
     # Torch and matplotlib are slow to import, and only this command needs them.
-    from tuning.freshness import PLAN, REPLAY, alone, carry_out, planned  # noqa: PLC0415
+    from tuning.freshness import ELSEWHERE, PLAN, REPLAY, carry_out, planned  # noqa: PLC0415
     from tuning.replay import Replay  # noqa: PLC0415
     from tuning.report import write_freshness  # noqa: PLC0415
 
@@ -60,7 +61,7 @@ def freshness(
             await store.close()
 
     give_way()
-    with alone(folder):
+    with alone(folder, ELSEWHERE):
         # The archive has grown since: what is resumed goes on with the micro-batches that it began with.
         begun = resume and (folder / PLAN).exists()
         found = Replay.load(folder / REPLAY) if begun else asyncio.run(replay())

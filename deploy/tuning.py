@@ -24,12 +24,13 @@ from store.errors import NotFound
 from store.protocols import Store
 from store.spec import ModelSpec, load_spec
 from trainer.giving_way import give_way
+from tuning.alone import alone
 from tuning.errors import TuningError
 from tuning.extras import require
 from tuning.plan import SearchPlan
 
 if TYPE_CHECKING:
-    from tuning.result import Result, Tried
+    from tuning.result import Result, Searched, Tried
 
 _TRIALS_ENVIRONMENT = {
     # A trial that gives its memory back after each step asks for it again in the next, up to 100,000 pages a second: the kernel
@@ -110,24 +111,24 @@ def tune(settings: Settings, redis_url: str, folder: Path, progress: "Callable[[
     from tuning.trial import TRIALS  # noqa: PLC0415
     from tuning.winner import published  # noqa: PLC0415
 
-    spec = load_spec(plan.source)
-    result, winner = concluded(plan, spec, tried(plan, spec, folder, progress), folder)
-    version = at_store(settings, redis_url, lambda store: published(store, winner.spec, winner.learner(), result))
-    result = result.model_copy(update={"version": version.number})
-    _write(folder / WAY, result.way.model_dump_json(indent=1))
-    write_tuning(folder / PAGE, result)
-    result.save(folder / RESULT)
-    shutil.rmtree(folder / TRIALS)
-    return Tuning(folder, result)
+    with alone(folder, "begin a search of its own without --resume"):
+        spec = load_spec(plan.source)
+        result, winner = concluded(plan, spec, tried(plan, spec, folder, progress), folder)
+        version = at_store(settings, redis_url, lambda store: published(store, winner.spec, winner.learner(), result))
+        result = result.model_copy(update={"version": version.number})
+        _write(folder / WAY, result.way.model_dump_json(indent=1))
+        write_tuning(folder / PAGE, result)
+        result.save(folder / RESULT)
+        shutil.rmtree(folder / TRIALS)
+        return Tuning(folder, result)
 
 
-def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[Tried], None] | None" = None) -> "list[Tried]":
+def tried(plan: SearchPlan, spec: ModelSpec, folder: Path, progress: "Callable[[Tried], None] | None" = None) -> "Searched":
     """Carry the trials out on a Ray of their own, or go on with them; only from the main thread.
 
     Raises:
         TuningError: Ray's head died; see also `tuning.search.search`.
     """
-
     give_way()
     os.environ.update(_TRIALS_ENVIRONMENT)
     # Ctrl-C is to end this command, not to make Tune end its search as if that were done.

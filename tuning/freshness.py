@@ -1,11 +1,9 @@
 """The value of freshness: the same stretch of time lived through with models of every cadence, quality against compute."""
 
-import contextlib
-import fcntl
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +17,7 @@ from store.shape import Shape
 from store.spec import Learning, ModelSpec, load_spec
 from trainer.giving_way import give_way
 from trainer.lineage.environment import Environment
+from tuning.alone import alone
 from tuning.arm import Arm, Course, Kind
 from tuning.cadence import CADENCES, Cadence
 from tuning.comparison import Result, compared
@@ -27,6 +26,9 @@ from tuning.journal import Journal, steps_done
 from tuning.replay import Replay
 from tuning.stateless import best_passes
 from tuning.timeline import Timeline
+
+ELSEWHERE = "name another folder with --folder"
+"""Where another run works in the folder."""
 
 REPLAY, PLAN, RESULT = "replay", "plan.json", "freshness.json"
 DAY_S = 86_400.0
@@ -94,7 +96,7 @@ def carry_out(plan: Plan, folder: Path, cpus: int = 1, resume: bool = False, tol
     Raises:
         TuningError: somebody else works there, or what is there is of another plan.
     """
-    with alone(folder):
+    with alone(folder, ELSEWHERE):
         plan = _settled(plan, folder, resume)
         course = course_of(plan, folder)
         if cpus == 1:
@@ -121,18 +123,6 @@ def course_of(plan: Plan, folder: Path) -> Course:
     timeline = Timeline(Replay.load(folder / REPLAY))
     window_s = plan.window_days * DAY_S
     return Course(plan.spec(), timeline, timeline.first + window_s, window_s, plan.passes, plan.sampled, plan.most)
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Generator[None]:
-    """Work in a folder that nobody else works in; the lock ends with the process. Raises TuningError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a", encoding="ascii") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TuningError(f"another run works in {folder}: wait for it, or name another folder with --folder") from None
-        yield
 
 
 def _settled(plan: Plan, folder: Path, resume: bool) -> Plan:

@@ -39,7 +39,7 @@ row, by ONNX Runtime on one thread.</p>
 <p class="note">Trials stop to be compared after {", ".join(f"{one:,}" for one in result.rungs)} micro-batches. Losses are
 progressive: each outcome is scored before it is learned. The last {result.batches - result.rungs[-1]:,} of
 {result.batches:,} micro-batches no trial saw; there the winner and the declared way were compared, both having
-learned all before.</p>"""
+learned all before.</p>{_failed(result)}"""
     subtitle = f"{result.outcomes:,} outcomes, {first:%d %B %Y} to {last:%d %B %Y}; {len(result.leaderboard)} trials"
     path.write_text(page(f"A better way to learn: {result.plan.model}", subtitle, body), encoding="utf-8")
 
@@ -63,6 +63,12 @@ def _lead(result: Result) -> str:
     )
     said += f"; it is version {result.version} on line {result.plan.line}." if result.version else "."
     return said if result.better else f"Nothing to adopt: the declared way was not beaten. {said}"
+
+
+def _failed(result: Result) -> str:
+    if not result.failed:
+        return ""
+    return "<h2>Failed</h2><ul>" + "".join(f"<li>{escape(why)}</li>" for why in result.failed) + "</ul>"
 
 
 def _whole(result: Result) -> list[Placed]:

@@ -1,6 +1,5 @@
 """A search brought to its end: the winner and production's own way learn the stretch that no trial has seen."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +7,11 @@ from store.spec import ModelSpec
 from tuning.judgement import importance, placed
 from tuning.plan import SearchPlan
 from tuning.replay import Replay, learn
-from tuning.result import Heldout, Result, Tried
+from tuning.result import Heldout, Result, Searched, Tried
 from tuning.trial import REPLAY, TRIALS, Trial
 
 
-def concluded(plan: SearchPlan, spec: ModelSpec, tried: Sequence[Tried], folder: Path) -> tuple[Result, Trial]:
+def concluded(plan: SearchPlan, spec: ModelSpec, searched: Searched, folder: Path) -> tuple[Result, Trial]:
     """Return what came of a search, its version still to be published, and the winner, which has learned all of the stretch."""
     replay = Replay.load(folder / REPLAY)
     rungs = plan.rungs(len(replay))
@@ -20,7 +19,7 @@ def concluded(plan: SearchPlan, spec: ModelSpec, tried: Sequence[Tried], folder:
     declared = Trial(production, replay, {}, folder / TRIALS)
     for end in rungs:
         declared.climb(end)
-    board = placed(tried, spec)
+    board = placed(searched.tried, spec)
     best = board[0].tried
     winner = Trial.read(spec, replay, folder / TRIALS, best.key, len(best.rungs))
     first = best.rungs[-1].batches
@@ -37,8 +36,9 @@ def concluded(plan: SearchPlan, spec: ModelSpec, tried: Sequence[Tried], folder:
         until=replay.batches[-1].at,
         production=Tried(trial=0, key=declared.key, settings={}, rungs=tuple(declared.rungs)),
         leaderboard=board,
-        importance=importance(tried, plan.seed),
+        importance=importance(searched.tried, plan.seed),
         way=winner.spec.way,
         heldout=Heldout(judged=ours.judged, winner=ours.mean, production=theirs.mean),
+        failed=searched.failed,
     )
     return result, winner

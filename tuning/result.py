@@ -1,5 +1,7 @@
 """What came of a search, as `result.json` in its folder keeps it and a report shows it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -27,8 +29,15 @@ class Tried(_Kept):
 
     @property
     def words(self) -> str:
-        """The settings as people read them, without the part that they belong to."""
-        return ", ".join(f"{name.partition('.')[2]}={_value(value)}" for name, value in self.settings.items())
+        return worded(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """All trials that reached a rung, as far as they came, and of the others why they did not, or did not go on."""
+
+    tried: list[Tried]
+    failed: tuple[str, ...] = ()
 
 
 class Cost(_Kept):
@@ -67,6 +76,7 @@ class Result(_Kept):
         leaderboard: those that came furthest first, and of these the lowest loss first.
         importance: by setting, how much worse the loss at the first rung is foretold without it, as a share of all; from
             permutations of a random forest (Breiman 2001); empty where there are too few trials.
+        failed: why trials failed, one text for each, such as for settings that no model can learn with.
         winner: the first of the leaderboard, and `way` how it learns.
         version: on the plan's line, learned over all of the stretch; 0 if none was published.
     """
@@ -82,6 +92,7 @@ class Result(_Kept):
     importance: dict[str, float]
     way: Way
     heldout: Heldout
+    failed: tuple[str, ...] = ()
     version: int = 0
 
     @property
@@ -97,6 +108,11 @@ class Result(_Kept):
         draft = path.with_suffix(".new")
         draft.write_text(self.model_dump_json(indent=1))
         draft.replace(path)
+
+
+def worded(settings: Mapping[str, JsonValue]) -> str:
+    """Return settings as people read them, without the part that they belong to."""
+    return ", ".join(f"{name.partition('.')[2]}={_value(value)}" for name, value in settings.items())
 
 
 def _value(value: object) -> str:

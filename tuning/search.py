@@ -24,14 +24,14 @@ from trainer.giving_way import give_way
 from tuning.errors import TuningError
 from tuning.plan import REDUCTION, SearchPlan
 from tuning.replay import Replay
-from tuning.result import Tried
+from tuning.result import Searched, Tried, worded
 from tuning.trial import REPLAY, TRIALS, Trial
 
 METRIC = "loss"
 _TIME = "training_iteration"
 _BUDGET = "budget"
 """What a rung is to ASHA, which compares trials at powers of the reduction alone."""
-_STATE = "state"
+_RUNGS = "rungs"
 _MOST_RUNGS = 10
 _FAILURES = 3
 """How often a trial whose process died is begun again, from its last rung."""
@@ -40,8 +40,8 @@ Progress = Callable[[Tried], None]
 """Told how a trial stands, after each of its rungs."""
 
 
-def search(plan: SearchPlan, space: Search, folder: Path, progress: Progress | None = None) -> list[Tried]:
-    """Try ways to learn; return all that reached a rung, as far as they came.
+def search(plan: SearchPlan, space: Search, folder: Path, progress: Progress | None = None) -> Searched:
+    """Try ways to learn.
 
     Args:
         folder: holds the replay, and the trials' files.
@@ -78,10 +78,16 @@ def search(plan: SearchPlan, space: Search, folder: Path, progress: Progress | N
             ),
         )
         with redirect_stdout(StringIO()):  # its tables are not what a script asked for
-            tuner.fit()
+            ended = tuner.fit()
+    failed = tuple(
+        f"trial {number}: {_reason(one.error)} ({worded(settings_of(one.config or {}))})"
+        for number, one in enumerate((ended[place] for place in range(len(ended))), 1)
+        if one.error is not None
+    )
     if not watch.tried:
-        raise TuningError("no trial came to its first rung: give it more --minutes, or a shorter stretch")
-    return list(watch.tried.values())
+        why = f"all failed, such as {failed[0]}" if failed else "give it more --minutes, or a shorter stretch"
+        raise TuningError(f"no trial came to its first rung: {why}")
+    return Searched(list(watch.tried.values()), failed)
 
 
 class Tuned(tune.Trainable):
@@ -108,14 +114,17 @@ class Tuned(tune.Trainable):
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        (Path(checkpoint_dir) / _STATE).write_bytes(self.trial.packed())
+        # Tune asks for one when a trial ends; what was learned is in the trial's own files.
+        (Path(checkpoint_dir) / _RUNGS).write_text(str(len(self.trial.rungs)))
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        self.trial = self._begun(self.config, (Path(checkpoint) / _STATE).read_bytes())
+        self.trial = self._begun(self.config)
+        for end in self.config["_rungs"][: int((Path(checkpoint) / _RUNGS).read_text())]:
+            self.trial.climb(end)
 
-    def _begun(self, config: dict[str, Any], forked: bytes = b"") -> Trial:
+    def _begun(self, config: dict[str, Any]) -> Trial:
         spec = load_spec(SearchPlan.model_validate(config["_plan"]).source)
-        return Trial(spec, self.replay, settings_of(config), Path(config["_folder"]) / TRIALS, forked)
+        return Trial(spec, self.replay, settings_of(config), Path(config["_folder"]) / TRIALS)
 
 
 class _Watch(tune.Callback):
@@ -137,6 +146,11 @@ class _Watch(tune.Callback):
         self.tried[trial.trial_id] = one
         if self._progress is not None:
             self._progress(one)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what is said of it last: Ray puts the traceback of the process it was in before that."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, JsonValue]:

@@ -1,9 +1,9 @@
 """One trial: a way to learn, tried over the replay from rung to rung, and all of it in a file for each.
 
 A file holds the figures of the rungs so far and the learner's whole state, and appears in one step. Its name follows from the
-settings, and from where they were taken up; whoever asks for a rung that was learned reads it, whoever asks for the next goes
-on from there. So a trial that dies anywhere, with its process, its Ray or the machine, loses no more than the rung it was at,
-and no rung is ever learned into a state, or counted, twice.
+settings; whoever asks for a rung that was learned reads it, whoever asks for the next goes on from there. So a trial that dies
+anywhere, with its process, its Ray or the machine, loses no more than the rung it was at, and no rung is ever learned into a
+state, or counted, twice.
 """
 
 import hashlib
@@ -45,27 +45,27 @@ class Trial:
     Args:
         settings: in which it differs from the declaration's, by dotted name.
         folder: of all trials' files.
-        forked: a file's content: go on from another trial's state with these settings.
 
     Raises:
         SpecError, ValueError: no model can learn so.
     """
 
-    def __init__(self, spec: ModelSpec, replay: Replay, settings: Settings, folder: Path, forked: bytes = b"") -> None:
+    def __init__(self, spec: ModelSpec, replay: Replay, settings: Settings, folder: Path) -> None:
         self.spec = with_settings(spec, settings)
         self.settings = dict(settings)
         self._replay = replay
-        donor: dict[str, Any] = msgpack.unpackb(forked) if forked else {}
-        same = donor.get("settings") == self.settings
-        self.key = donor["key"] if same else _digest([donor.get("key", ""), len(donor.get("rungs", ())), self.settings])
-        self._folder, self._state = folder, donor
+        self.key = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:24]
+        self._folder = folder
+        self._state: dict[str, Any] = {}
         self._learner: Learner | None = None
 
     @classmethod
     def read(cls, spec: ModelSpec, replay: Replay, folder: Path, key: str, rung: int) -> Self:
         """Return a trial as it was after a rung that was learned."""
-        kept = (folder / f"{key}.{rung}").read_bytes()
-        return cls(spec, replay, msgpack.unpackb(kept)["settings"], folder, kept)
+        state = msgpack.unpackb((folder / f"{key}.{rung}").read_bytes())
+        trial = cls(spec, replay, state["settings"], folder)
+        trial._state = state
+        return trial
 
     @property
     def rungs(self) -> list[Rung]:
@@ -80,7 +80,9 @@ class Trial:
         else:
             self._state = self._learned(end)
             draft = path.with_suffix(f".{os.getpid()}.new")
-            draft.write_bytes(self.packed())
+            packed = msgpack.packb(self._state)
+            assert isinstance(packed, bytes)
+            draft.write_bytes(packed)
             draft.replace(path)
         return self.rungs[-1]
 
@@ -111,12 +113,6 @@ class Trial:
                 self._learner.restore(self._state["weights"], self._state["checkpoint"])
         return self._learner
 
-    def packed(self) -> bytes:
-        """What the last rung's file holds."""
-        packed = msgpack.packb(self._state)
-        assert isinstance(packed, bytes)
-        return packed
-
 
 def with_settings(spec: ModelSpec, settings: Settings) -> ModelSpec:
     """Return a declaration that learns in another way; raises SpecError, ValueError where no model can learn so."""
@@ -126,7 +122,3 @@ def with_settings(spec: ModelSpec, settings: Settings) -> ModelSpec:
 
 _WORST = 1e9
 """The loss of a learner that fails: schedulers can compare it, and nothing is worse."""
-
-
-def _digest(of: Any) -> str:
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]

@@ -25,7 +25,7 @@ from tests.bench.verdict import Verdict, say
 from tuning.outcome import concluded
 from tuning.plan import SearchPlan
 from tuning.replay import Replay, learn
-from tuning.result import Result, Tried
+from tuning.result import Result, Searched
 from tuning.trial import REPLAY, TRIALS, Trial
 
 UNTIL, UNSEEN = "2013-03-31", datetime(2013, 3, 1, 5, tzinfo=UTC)
@@ -78,7 +78,7 @@ def _searched(plan: SearchPlan, spec: ModelSpec, folder: Path) -> tuple[Result, 
     return concluded(plan, spec, found, place)[0], took
 
 
-def _tried(plan: SearchPlan, place: Path) -> list[Tried]:
+def _tried(plan: SearchPlan, place: Path) -> Searched:
     return tried(plan, load_spec(plan.source), place)
 
 

@@ -1,12 +1,14 @@
 """A search whose driver is killed goes on from the rungs that were learned, and ends as one that never was."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from deploy.home import Home, Running
 from store.names import log_stream
 from store.records import Cut, Feedback, FeedbackBatch, Predictions, Served, pack_log
 from store.redis_store import RedisStore
@@ -57,6 +59,19 @@ def _tune(url: str, prefix: str, home: Path, ends: int = 0, whom: str = "driver"
     return subprocess.run(command, check=False, timeout=240, capture_output=True, text=True)
 
 
+def _resume(url: str, prefix: str, path: Path) -> "subprocess.CompletedProcess[str]":
+    """As an operator takes it up, beside a platform whose home it is."""
+    home = Home(path)
+    home.take()
+    home.tell(Running(pid=os.getpid(), url="http://127.0.0.1:1", redis_url=url, specs=(SOURCE,)))
+    try:
+        command = [sys.executable, "-m", "deploy.cli", "tune", "m", "--resume", "--json", f"--home={path}"]
+        given = os.environ | {"TIDEMILL_PREFIX": prefix}
+        return subprocess.run(command, check=False, timeout=240, capture_output=True, text=True, env=given)
+    finally:
+        home.leave()
+
+
 async def _learned(store: RedisStore) -> None:
     trainer = Trainer(spec, store)
     await trainer.start()
@@ -86,11 +101,15 @@ async def test_a_search_in_which_somebody_is_killed_ends_as_one_that_was_not(
         assert whom == "driver" or "'tidemill tune m --resume'" in killed.stderr
         assert (await store.versions("m"))[0].line == "main"
         assert [*(tmp_path / "killed/tuning/m/0001/trials").glob("*.?")]
-        resumed = _tune(redis_url, prefix, tmp_path / "killed")
+        resumed = (
+            _resume(redis_url, prefix, tmp_path / "killed")
+            if whom == "driver"
+            else _tune(redis_url, prefix, tmp_path / "killed")
+        )
         assert resumed.returncode == 0, resumed.stderr
     whole = _tune(redis_url, prefix, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    results = [json.loads(done.stdout[done.stdout.index('{"plan"') :]) for done in (resumed, whole)]
+    results = [json.loads(done.stdout[done.stdout.index("{") :]) for done in (resumed, whole)]
     for name in ("way", "heldout", "production", "version"):
         assert results[0][name] == results[1][name], name
     boards = [[one["tried"] for one in result["leaderboard"]] for result in results]

@@ -29,7 +29,7 @@ def _result(importance: dict[str, float]) -> Result:
     return Result(
         plan=SearchPlan(model=NAME, source=""), outcomes=300, batches=30, rungs=(10, 20), since=0.0, until=86_400.0,
         production=_tried(0, 0.55, 0.45), leaderboard=board, importance=importance, way=Way(),
-        heldout=Heldout(judged=100, winner=0.41, production=0.46), version=7,
+        heldout=Heldout(judged=100, winner=0.41, production=0.46), failed=(f"trial 4: {NAME}",), version=7,
     )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def test_the_page_says_who_won_against_the_declared_way(tmp_path: Path) -> None:
     assert "it is version 7 on line tuned" in written
     assert "<td>1,234</td><td>30</td><td>yes</td><td>learning_rate=0.0123</td>" in written
     assert "1 with more than 2 times the declared way&#x27;s loss are not drawn" in written
+    assert "<h2>Failed</h2><ul><li>trial 4: &lt;script&gt;" in written
     assert "<script" not in written
     assert "src=" not in written
 
