@@ -13,8 +13,9 @@ from typing_extensions import TypedDict
 
 from serving.access import OPERATE, Allowance, Caller
 from serving.arms import Arms, queued
+from serving.asking import EventTime, Headers, Name, event_seconds
 from serving.errors import BadRequest, Forbidden, LogUnavailable, TooLarge, UnknownModel, VersionFailed
-from serving.hosted import FORCED_HEADER, Asked, EventTime, Headers, Hosted, Name, State, event_seconds
+from serving.hosted import FORCED_HEADER, Asked, Hosted, State
 from serving.http import IDS, answer, place, read_body
 from serving.operators import CALLER
 from serving.ranking import Lists

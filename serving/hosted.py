@@ -1,24 +1,20 @@
 """One model as a replica hosts it: how its requests are read, and the state that its predictions are planned on."""
 
 import math
-import os
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from time import time
-from typing import Annotated, Any, NotRequired
+from typing import Any
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
-from typing_extensions import TypedDict
 
 from router import Plan, Planner
+from serving.asking import EXPECTED, Headers, body_of, event_seconds, named_headers, new_id, refusal_of
 from serving.dedicated.link import HostFailed, Link
-from serving.errors import BadRequest, Invalid, NotReady, TooLarge, VersionFailed
-from serving.http import place
+from serving.errors import Invalid, NotReady, VersionFailed
 from serving.metrics import ReplicaMetrics
 from serving.watch import Watch
 from store.artefact import Session
@@ -30,15 +26,6 @@ from store.names import log_stream
 from store.policy import Snapshot
 from store.records import Failures, Predictions, Row
 from store.spec import ModelRecord
-
-Name = Annotated[str, Field(min_length=1, max_length=256)]
-EventTime = Annotated[float, Field(ge=0, le=253_402_300_799.0, allow_inf_nan=False)] | datetime
-
-
-_EXPECTED = 'expected {"instances": [{"features": {…}}]}'
-Headers = Iterable[tuple[bytes, bytes]]
-_SECRET = (b"authorization", b"x-api-key", b"cookie")
-"""Headers that no rule may look at: their values would show in who gets which arm."""
 
 FORCED_HEADER = "x-tidemill-arm"
 """Names the variant that a tester's request is to be answered by; needs the operators' token."""
@@ -106,7 +93,7 @@ class Hosted:
         names = [field.name for field in record.features.asked]
         self._slices = [names.index(name) for name in record.slices]
         self.stream = log_stream(record.name)
-        self._adapter = _adapter(record, max_instances)
+        self._adapter = body_of(record, max_instances)
         candidate: Any = record.features.typed_dict()
         self._rows: TypeAdapter[list[dict[str, Any]]] = TypeAdapter(list[candidate])  # pyright: ignore[reportInvalidTypeForm]
 
@@ -140,7 +127,7 @@ class Hosted:
         try:
             instances = self._adapter.validate_json(body)["instances"]
         except ValidationError as error:
-            raise refusal_of(error, "instances", _EXPECTED) from None
+            raise refusal_of(error, "instances", EXPECTED) from None
         rows = [self.encoder.row(instance["features"]) for instance in instances]
         ids, units = self._names(instances, at)
         event_times = [event_seconds(i["at"]) if "at" in i else at for i in instances] if self.record.clock == "event" else None
@@ -264,73 +251,3 @@ class Hosted:
         prefix = new_id(self.record.name, at)
         ids = [instance.get("id") or f"{prefix}{index}" for index, instance in enumerate(instances)]
         return ids, [instance.get("unit") or id_ for instance, id_ in zip(instances, ids, strict=True)]
-
-
-def new_id(model: str, at: float) -> str:
-    """Return the common start of one request's prediction ids: model, milliseconds, 9 random bytes."""
-    return f"{model}:{int(at * 1000):x}.{_RANDOM()}:"
-
-
-class _RandomNames:
-    """12 random characters at a time; the kernel is asked for many at once."""
-
-    def __init__(self) -> None:
-        self._left: list[str] = []
-
-    def __call__(self) -> str:
-        try:
-            return self._left.pop()
-        except IndexError:  # bodies are read in several threads
-            text = urlsafe_b64encode(os.urandom(9 * 512)).decode()
-            fresh = [text[start : start + 12] for start in range(0, len(text), 12)]
-            mine = fresh.pop()
-            self._left = fresh
-            return mine
-
-
-_RANDOM = _RandomNames()
-
-
-def _adapter(record: ModelRecord, max_instances: int) -> TypeAdapter[Any]:
-    keys: Any = {
-        "features": record.features.typed_dict(),
-        "unit": NotRequired[Name],
-        "id": NotRequired[Name],
-        "at": NotRequired[EventTime],
-    }
-    instance: Any = TypedDict("instance", keys)  # pyright: ignore[reportArgumentType]
-    instances: Any = Annotated[list[instance], Field(min_length=1, max_length=max_instances)]  # pyright: ignore[reportInvalidTypeForm]
-    wrapped: Any = {"instances": instances}
-    body: Any = TypedDict("body", wrapped)  # pyright: ignore[reportArgumentType]
-    for part in (instance, body):
-        part.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
-    return TypeAdapter(body)
-
-
-def event_seconds(at: float | datetime) -> float:
-    if isinstance(at, datetime):
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-    return at
-
-
-def named_headers(headers: Headers) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers if name not in _SECRET}
-
-
-def refusal_of(error: ValidationError, many: str, expected: str, within: str = "") -> BadRequest | Invalid | TooLarge:
-    """Turn pydantic's findings into one sentence that names the place.
-
-    Args:
-        many: the list of the body; one that is too long is a batch that is too large.
-        within: what the places found are inside of.
-    """
-    first, *more = error.errors(include_url=False, include_input=False, include_context=False)
-    path = place((within, *first["loc"]) if within else first["loc"])
-    also = f" (and {len(more)} more)" if more else ""
-    if first["type"] == "json_invalid":
-        return BadRequest(f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
-    if first["type"] == "too_long" and path == many:
-        return TooLarge(f"{first['msg']}; send them in several requests")
-    if len(first["loc"]) < 2 and first["type"] in ("missing", "dict_type", "list_type", "too_short"):
-        return BadRequest(f"{path or 'the body'}: {first['msg']}; {expected}")
-    return Invalid(f"{path}: {first['msg']}{also}")

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from serving import tensors
 from serving.access import Allowance, Caller
+from serving.asking import new_id
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import BadRequest, Invalid, TimedOut, UnknownModel
-from serving.hosted import Asked, Hosted, State, new_id
+from serving.hosted import Asked, Hosted, State
 from serving.http import IDS, answer, read_body, whole_number
 from serving.operators import CALLER, validate
 from serving.replica import Replica

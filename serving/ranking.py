@@ -14,9 +14,10 @@ from typing_extensions import TypedDict
 from router import Plan
 from router.interleaving import NOBODY, STRATEGIES, Draft
 from serving.arms import Arms, failure_of
+from serving.asking import EventTime, Headers, Name, event_seconds, named_headers, new_id, refusal_of
 from serving.cursor import CURSOR_BYTES, Cursors, Listing
 from serving.errors import BadRequest, Invalid, NotReady, VersionFailed
-from serving.hosted import EventTime, Headers, Hosted, Name, State, event_seconds, named_headers, new_id, refusal_of
+from serving.hosted import Hosted, State
 from store.records import Failures, Predictions, Rankings, Served, item_id
 from store.schema import Row
 

@@ -21,6 +21,7 @@ from store.spec import ModelSpec, load_spec
 from store.telemetry import QUIET, Telemetry
 from trainer.archiving import NO_ARCHIVE, ArchiveSettings, Archiving, archived
 from trainer.errors import TakenOver, TrainerError
+from trainer.giving_way import NICENESS
 from trainer.lag import LagMetric
 from trainer.tracking import tracking
 
@@ -35,9 +36,6 @@ STARTING = "starting"
 
 GARBAGE_AFTER = 20_000
 """Objects more than before, after which to look for garbage among the new ones."""
-
-NICENESS = 10
-"""Learning gives way to serving."""
 
 
 class TrainerActor:

@@ -17,11 +17,11 @@ from store.redis_store import RedisStore
 from store.telemetry import QUIET, Telemetry
 from trainer.archiving import NO_ARCHIVE, ArchiveSettings, archived
 from trainer.errors import TrainerError
+from trainer.giving_way import NICENESS
 from trainer.joining import Joining
 
 log = logging.getLogger(__name__)
 LEASE_S = 5.0
-NICENESS = 10
 _LIST_EVERY_S = 1.0
 
 
