@@ -63,14 +63,18 @@ def test_a_shift_is_learned_at_once_and_from_scratch(platform: TestPlatform) -> 
         until(learned, "drift makes it learn what waits")
         until(lambda: "alarms so far: 1 concept" in platform.command("drift", "coin"), "it says what moved")
 
+        since = TURNED
+
         def again() -> dict[str, Any] | None:
+            nonlocal since
             _live(client, draw, 64, -1.0)
+            since += 64
             return _newest(client, "retrained")
 
         until(again, "what came since the shift is learned from scratch")
         retrained = again()
         assert retrained is not None
-        assert 256 <= retrained["outcomes"] < WAITING + TURNED
+        assert 256 <= retrained["outcomes"] < WAITING + since  # of six times WAITING before the turn
         _live(client, draw, TURNED, -1.0)
         client.retrain("coin", 60.0)
         latest = _newest(client, "retrained")
