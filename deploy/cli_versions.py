@@ -87,7 +87,7 @@ def reproduce(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Learn a version again, from the model's first outcome on, and compare its weights bit for bit."""
+    """Learn a version again, from the first outcome of its learner on, and compare its weights bit for bit."""
     with errors():
         settings = configured(home=home, archive=archive)
         url = Home(settings.home).expect().redis_url

@@ -22,7 +22,8 @@ from deploy.serve_settings import free_ports
 from deploy.settings import Settings
 from store.errors import NotFound
 from store.protocols import Store
-from store.spec import ModelSpec, load_spec
+from store.search import Way
+from store.spec import ModelSpec
 from trainer.giving_way import give_way
 from tuning.alone import alone
 from tuning.errors import TuningError
@@ -86,7 +87,8 @@ def begun(
     folder.mkdir()
     replay.save(folder / REPLAY)
     # Last, because a folder with a plan is a search that can be taken up.
-    _write(folder / PLAN, plan.model_copy(update={"source": source}).model_dump_json(indent=1))
+    way = Way(learning=replay.record.learning, shape=replay.record.shape)
+    _write(folder / PLAN, plan.model_copy(update={"source": source, "way": way}).model_dump_json(indent=1))
     return folder
 
 
@@ -112,7 +114,7 @@ def tune(settings: Settings, redis_url: str, folder: Path, progress: "Callable[[
     from tuning.winner import published  # noqa: PLC0415
 
     with alone(folder, "begin a search of its own without --resume"):
-        spec = load_spec(plan.source)
+        spec = plan.spec()
         result, winner = concluded(plan, spec, tried(plan, spec, folder, progress), folder)
         version = at_store(settings, redis_url, lambda store: published(store, winner.spec, winner.learner(), result))
         result = result.model_copy(update={"version": version.number})

@@ -205,6 +205,12 @@ async def learned_version(registry: ModelRegistry, model: str, line: str, positi
     return await registry.version(model, parent)
 
 
+async def seen_by(registry: ModelRegistry, version: Version) -> int:
+    """Return how many outcomes the feature statistics of a version stand for: what all of its line to it learned."""
+    every = await registry.versions(version.model, 2**31)
+    return sum(one.outcomes for one in every if one.line == version.line and one.weights and one.number <= version.number)
+
+
 async def needed_by(log: EventLog, model: str, lines: Lines) -> str | None:
     """Return the position in the outcome stream behind which active lines still need it; None where there are none."""
     needs = list[str]()

@@ -237,6 +237,8 @@ class Learning:
         gates = self._keeper.about(self._passed, position, learned) if learned.rows else {}
         drift = self._watch.answered if self._watch is not None and learned.rows else {}
         status = "rejected" if learned.rejected else "published" if good else "behind"
+        # Its weights are of what it learned before: a line that catches up had not kept that.
+        back = {"taken back": True} if weights and learned.rejected and not learned.goes_on else {}
         return Version(
             model=self._model,
             line=self._line,
@@ -253,7 +255,7 @@ class Learning:
             metrics=learned.metrics if weights and learned is not NOTHING else {},
             label_times=learned.label_times,
             golden=self.learner.golden(self._graph) if weights else (),
-            lineage={"cut": cut.reason, **self._lineage, **learned.lineage, **gates, **drift},
+            lineage={"cut": cut.reason, **self._lineage, **learned.lineage, **gates, **drift, **back},
         )
 
     @property

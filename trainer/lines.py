@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 
 from store.errors import NotFound
-from store.lines import SCRATCH, learned_version, read_lines, with_way
+from store.lines import SCRATCH, learned_version, read_lines, seen_by, with_way
 from store.names import learner_consumer, outcome_stream
 from store.policy import MAIN
 from store.protocols import START, Store, Version, position_key
@@ -111,11 +111,11 @@ class LineTrainer:
         return self.learning.busy_s
 
     async def _end(self, cut: Cut, position: str, learned: Learned) -> None:
-        """End a micro-batch: each is kept once the line has caught up, until then one now and then."""
+        """End a micro-batch: each is kept once the line has caught up, until then one now and then, and what a gate refused."""
         self._unsaved += 1
         self.caught_up = self.caught_up or await self._at_main(position)
         late = self._unsaved >= SAVED_EVERY or time() - self._saved_at > _SAVED_EVERY_S
-        if not self.caught_up and not late:
+        if not self.caught_up and not late and not learned.rejected:
             return self.learning.go_past(position, learned)
         await self.learning.commit(cut, position, learned, good=self.caught_up)
         self._unsaved, self._saved_at = 0, time()
@@ -151,8 +151,7 @@ class LineTrainer:
     async def _version(self, number: int) -> Origin:
         """A version's weights, where it was learned up to; where main is, if it was not learned from the stream."""
         parent = await self._store.version(self._model, number)
-        every = [one for one in await self._store.versions(self._model, 2**31) if one.line == parent.line and one.weights]
-        seen = sum(one.outcomes for one in every if one.number <= number)
+        seen = await seen_by(self._store, parent)
         weights = await self._store.weights(self._model, number)
         if parent.line == MAIN or "line" in parent.lineage:
             return Origin(parent.position, parent.log_position, parent, weights, seen=seen)

@@ -15,7 +15,7 @@ def concluded(plan: SearchPlan, spec: ModelSpec, searched: Searched, folder: Pat
     """Return what came of a search, its version still to be published, and the winner, which has learned all of the stretch."""
     replay = Replay.load(folder / REPLAY)
     rungs = plan.rungs(len(replay))
-    production = replace(spec, learning=replay.record.learning, search=None)
+    production = replace(spec, learning=replay.record.learning, shape=replay.record.shape, search=None)
     declared = Trial(production, replay, {}, folder / TRIALS)
     for end in rungs:
         declared.climb(end)

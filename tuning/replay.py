@@ -16,11 +16,14 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from store.policy import MAIN
-from store.protocols import Store, Version
+from store.protocols import START, Store, Version, position_key
 from store.records import Outcome, Outcomes, pack_outcomes, unpack_outcomes
-from store.spec import Learning, ModelRecord
+from store.search import Way
+from store.spec import ModelRecord
 from trainer.learner import Learner
+from trainer.lineage.environment import way_of
 from trainer.lineage.history import batches
+from trainer.lineage.path import micro_batches
 from trainer.targets import progressive as judged_by
 from tuning.errors import TuningError
 
@@ -86,12 +89,13 @@ class Replay:
         Raises:
             TuningError: nothing was learned then, or not all of it is kept.
         """
-        path = [one for one in (await store.versions(record.name, 2**31))[::-1] if one.line == MAIN]
-        path = path[1:]  # the first is what it began with
-        found, packed, at, offset = list[Batch](), list[bytes](), 0, 0
-        async for outcomes in batches(store, record, [one.position for one in path], folder):
-            version = path[at]
-            at += 1
+        every = await store.versions(record.name, 2**31)
+        learned = micro_batches(every)
+        cuts = sorted(learned, key=position_key)
+        versions = iter([learned[cut] for cut in cuts])
+        found, packed, offset = list[Batch](), list[bytes](), 0
+        async for outcomes in batches(store, record, START, cuts, folder):
+            version = next(versions)
             if len(outcomes) != version.outcomes and (found or since is None):
                 raise TuningError(
                     f"version {version.number} learned {version.outcomes} outcomes, and {len(outcomes)} of them are kept: "
@@ -109,7 +113,8 @@ class Replay:
             offset += len(payload)
         if not found:
             raise TuningError(f"model '{record.name}' learned nothing in that time: 'tidemill archive {record.name}' says when")
-        return cls(_as_learned(record, path), tuple(found), b"".join(packed))
+        newest = next(one for one in every if one.line == MAIN)
+        return cls(_as_learned(record, newest), tuple(found), b"".join(packed))
 
     def save(self, path: Path) -> None:
         """Write it to a file, whole or not at all."""
@@ -205,7 +210,7 @@ def _within(at: float, since: datetime | None, until: datetime | None) -> bool:
     return (since is None or at >= since.timestamp()) and (until is None or at < until.timestamp())
 
 
-def _as_learned(record: ModelRecord, path: list[Version]) -> ModelRecord:
-    """The record with the hyperparameters that the newest version was learned with: its seed may be the platform's."""
-    learning = path[-1].lineage.get("learning")
-    return record if learning is None else record.model_copy(update={"learning": Learning.model_validate(learning)})
+def _as_learned(record: ModelRecord, newest: Version) -> ModelRecord:
+    """The record with main's way of learning: its seed may be the platform's, and a line may have become main."""
+    way = way_of(newest, Way(learning=record.learning, shape=record.shape))
+    return record.model_copy(update={"learning": way.learning, "shape": way.shape})

@@ -19,7 +19,6 @@ from ray.tune.search import Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from store.search import Choice, Dimension, Int, LogUniform, Search, Uniform
-from store.spec import load_spec
 from trainer.giving_way import give_way
 from tuning.errors import TuningError
 from tuning.plan import REDUCTION, SearchPlan
@@ -123,7 +122,7 @@ class Tuned(tune.Trainable):
             self.trial.climb(end)
 
     def _begun(self, config: dict[str, Any]) -> Trial:
-        spec = load_spec(SearchPlan.model_validate(config["_plan"]).source)
+        spec = SearchPlan.model_validate(config["_plan"]).spec()
         return Trial(spec, self.replay, settings_of(config), Path(config["_folder"]) / TRIALS)
 
 

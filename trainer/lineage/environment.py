@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict
 import router
 import store
 import trainer
+from store.learning import Learning
+from store.protocols import Version
+from store.search import Way
+from store.shape import Shape
 from store.spec import ModelSpec
 
 WHEELS = ("torch", "numpy", "onnxruntime", "tidemill")
@@ -82,6 +86,16 @@ def lineage_of(spec: ModelSpec, device: str) -> dict[str, Any]:
         "labels": spec.labels.model_dump(mode="json"),
         "environment": Environment.here(spec, device).model_dump(mode="json"),
     }
+
+
+def way_of(version: Version, declared: Way) -> Way:
+    """Return the way of learning that is kept with a version; what it does not say is as `declared`."""
+    learning, shape = (version.lineage.get(part) for part in ("learning", "shape"))
+    shape = shape or version.lineage.get("way", {}).get("shape")
+    return Way(
+        learning=Learning.model_validate(learning) if learning else declared.learning,
+        shape=Shape.model_validate(shape) if shape else declared.shape,
+    )
 
 
 def _version(wheel: str) -> str:

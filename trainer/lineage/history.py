@@ -16,9 +16,9 @@ READ_ENTRIES = 500
 
 
 async def batches(
-    store: Store, record: ModelRecord, cuts: Sequence[str], archive: Path | None
+    store: Store, record: ModelRecord, after: str, cuts: Sequence[str], archive: Path | None
 ) -> AsyncGenerator[list[Outcome]]:
-    """Yield for each cut the outcomes between it and the one before.
+    """Yield for each cut the outcomes between it and the one before, for the first one those behind the position `after`.
 
     Where micro-batches ended is not in the archive. It need not be: each that had outcomes made a version or a refusal, and
     those keep the position of their cut.
@@ -31,6 +31,8 @@ async def batches(
     """
     outcomes = _outcomes(store, record, archive)
     ahead = await anext(outcomes, None)
+    while ahead is not None and position_key(ahead[0]) <= position_key(after):
+        ahead = await anext(outcomes, None)
     for cut in cuts:
         end, batch = position_key(cut), list[Outcome]()
         while ahead is not None and position_key(ahead[0]) <= end:

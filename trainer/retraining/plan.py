@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from store.archived import Window
 from store.errors import NotFound
+from store.lines import seen_by
 from store.names import compressed_line
 from store.policy import MAIN
 from store.protocols import Store
@@ -73,8 +74,7 @@ class Plan(BaseModel):
             if parent.spec != spec.record.digest or "method" in parent.lineage:
                 raise RetrainingError(f"version {self.parent} is of another network: its weights cannot be learned on")
             await store.weights(self.model, self.parent)
-            of = [one for one in await store.versions(self.model, 2**31) if one.line == parent.line and one.weights]
-            seen = sum(one.outcomes for one in of if one.number <= parent.number)
+            seen = await seen_by(store, parent)
         return self.model_copy(update={"through": window.last, "outcomes": len(window), "seen": seen})
 
     def spec(self) -> ModelSpec:
