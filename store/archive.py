@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +47,11 @@ _TYPES: dict[str, pa.DataType] = {
 
 Placed = tuple[str, Outcome]
 """An outcome behind its position in its model's outcome stream."""
+
+_Row = tuple[int, Placed]
+"""An outcome behind its place in a stretch."""
+PIECE = 4096
+"""Rows that are written at a time, which are a row group of their file."""
 
 
 def columns(features: Schema, text_labels: bool) -> Any:
@@ -108,36 +114,47 @@ class Archive:
     def close(self) -> None:
         self._lock.close()
 
-    def write(self, first: str, last: str, placed: Sequence[Placed]) -> list[Path]:
-        """Keep the outcomes of a stretch of the stream; when this returns they are on disk.
+    def write(self, first: str, last: str, placed: Iterable[Placed]) -> list[Path]:
+        """Keep the outcomes of a stretch of the stream; when this returns they are on disk. They are taken, and written, in
+        pieces of `PIECE` rows: what they are made of may be much larger than they are here.
 
         Raises:
             OSError: they could not be written, such as to a full disk; nothing of them is there.
         """
-        days: dict[str, list[int]] = {}
-        for place, (_, outcome) in enumerate(placed):
-            days.setdefault(_day(outcome.predicted_at), []).append(place)
-        names = [
-            self._folder / f"day={day}" / f"{first}_{last}.{number}-of-{len(days)}.parquet"
-            for number, day in enumerate(days, start=1)
-        ]
+        drafts: dict[str, pq.ParquetWriter] = {}
+        names: list[Path] = []
         try:
-            for name, places in zip(names, days.values(), strict=True):
-                name.parent.mkdir(exist_ok=True)
-                pq.write_table(self._table(placed, places), _unfinished(name), compression="zstd")  # pyright: ignore[reportUnknownMemberType]
-                _sync(_unfinished(name))
-            for name in names:
-                _unfinished(name).replace(name)
+            self._fill(drafts, f"{first}_{last}", placed)
+            ends = [f"{number}-of-{len(drafts)}.parquet" for number in range(1, len(drafts) + 1)]
+            names = [self._folder / f"day={day}" / f"{first}_{last}.{end}" for day, end in zip(drafts, ends, strict=True)]
+            for name, draft in zip(names, drafts.values(), strict=True):
+                draft.where.replace(name)
             for folder in {self._folder, *(name.parent for name in names)}:
                 _sync(folder)
         except BaseException:
-            for name in names:
-                for path in (name, _unfinished(name)):
-                    with contextlib.suppress(OSError):
-                        path.unlink(missing_ok=True)
+            for path in (*names, *(draft.where for draft in drafts.values())):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             raise
         self.last = last
         return names
+
+    def _fill(self, drafts: dict[str, pq.ParquetWriter], name: str, placed: Iterable[Placed]) -> None:
+        """Write a draft for each day, and to the disk; those that were begun are in `drafts`, and closed, whatever fails."""
+        rows = enumerate(placed)
+        with contextlib.ExitStack() as closed:
+            while piece := list(islice(rows, PIECE)):
+                for day, of_day in _by_day(piece).items():
+                    if day not in drafts:
+                        drafts[day] = closed.enter_context(self._draft(day, f"{name}.{len(drafts) + 1}"))
+                    drafts[day].write_table(self._table(of_day))  # pyright: ignore[reportUnknownMemberType]
+        for draft in drafts.values():
+            _sync(draft.where)
+
+    def _draft(self, day: str, name: str) -> pq.ParquetWriter:
+        path = self._folder / f"day={day}" / f".{name}.tmp"
+        path.parent.mkdir(exist_ok=True)
+        return pq.ParquetWriter(path, self._columns, compression="zstd")
 
     def _settle(self) -> str:
         """Drop what a crash left; return the last position that is archived."""
@@ -152,12 +169,12 @@ class Archive:
                     path.unlink()
         return last
 
-    def _table(self, placed: Sequence[Placed], places: list[int]) -> Any:
-        outcomes = [placed[place][1] for place in places]
+    def _table(self, rows: Sequence[_Row]) -> Any:
+        outcomes = [outcome for _, (_, outcome) in rows]
         served = [outcome.served for outcome in outcomes]
         values: list[Sequence[Any]] = [
-            [placed[place][0] for place in places],
-            places,
+            [position for _, (position, _) in rows],
+            [place for place, _ in rows],
             [outcome.id for outcome in outcomes],
             [outcome.unit for outcome in outcomes],
             [outcome.output for outcome in outcomes],
@@ -186,8 +203,7 @@ class Archive:
         ]
         for index, field in enumerate(self._features.fields):
             # What was predicted before a feature was added has none.
-            rows = [outcome.row for outcome in outcomes]
-            values.append(_feature(field, [row[index] if index < len(row) else None for row in rows]))
+            values.append(_feature(field, [one.row[index] if index < len(one.row) else None for one in outcomes]))
         arrays = [pa.array(column, kind) for column, kind in zip(values, self._columns.types, strict=True)]
         return pa.Table.from_arrays(arrays, schema=self._columns)
 
@@ -205,6 +221,13 @@ def stretches(root: Path) -> dict[tuple[str, str, int], list[Path]]:
         if part := _PART.fullmatch(path.name):
             found.setdefault((part[1], part[2], int(part[4])), []).append(path)
     return found
+
+
+def _by_day(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
+    days: dict[str, list[_Row]] = {}
+    for row in rows:
+        days.setdefault(_day(row[1][1].predicted_at), []).append(row)
+    return days
 
 
 def _day(at: float) -> str:
@@ -228,10 +251,6 @@ def _feature(field: FeatureField, values: Iterable[Value]) -> list[Any]:
 
 def _microseconds(times: Iterable[float]) -> list[int]:
     return [round(time * 1e6) for time in times]
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
 
 
 def _sync(path: Path) -> None:

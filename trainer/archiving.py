@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from store.errors import ArchiveBusy, StoreError
 from store.names import archive_consumer, outcome_stream
 from store.protocols import START, Advance, Entry, Store, position_key
-from store.records import Outcome, Outcomes, unpack_outcomes
+from store.records import Outcomes, unpack_outcomes
 from store.spec import ModelRecord
 
 if TYPE_CHECKING:
@@ -136,8 +136,6 @@ class Archiving:
 
 
 def _write(archive: "Archive", first: str, last: str, entries: list[Entry]) -> None:
-    placed: list[tuple[str, Outcome]] = []
-    for entry in entries:
-        record = unpack_outcomes(entry.payload)
-        placed += [(entry.position, outcome) for outcome in record.outcomes] if isinstance(record, Outcomes) else []
+    records = ((entry.position, unpack_outcomes(entry.payload)) for entry in entries)
+    placed = ((at, one) for at, record in records if isinstance(record, Outcomes) for one in record.outcomes)
     archive.write(first, last, placed)

@@ -252,7 +252,7 @@ class Learning:
             weights=digest_of(weights) if weights else "",
             spec=self._spec.record.digest,
             outcomes=learned.rows,
-            metrics=learned.metrics if weights and learned is not NOTHING else {},
+            metrics=learned.metrics if weights and learned is not NOTHING and not back else {},
             label_times=learned.label_times,
             golden=self.learner.golden(self._graph) if weights else (),
             lineage={"cut": cut.reason, **self._lineage, **learned.lineage, **gates, **drift, **back},

@@ -1,15 +1,17 @@
 """The archive: what is read is what was written, by any tool; a stretch is there once and whole, whatever dies."""
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
-from store.archive import Archive, Placed
+from store.archive import PIECE, Archive, Placed
 from store.archived import days, read
 from store.errors import ArchiveBusy, SchemaError
 from store.records import Outcome, Served
@@ -138,6 +140,33 @@ def test_names_of_classes_are_labels_and_features_may_be_added(tmp_path: Path) -
     with Archive(tmp_path, "kinds", FEATURES, text_labels=True) as archive:
         archive.write("1-0", "1-0", [_placed(1, label="cat")])  # pyright: ignore[reportArgumentType]
     assert read(tmp_path, "kinds")["label"].to_pylist() == ["cat"]
+
+
+def test_a_long_stretch_is_written_in_pieces_and_read_as_one(tmp_path: Path) -> None:
+    many = 2 * PIECE + 5
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        placed = (_placed(number, NOON + DAY_S * (number % 3 == 1)) for number in range(many))
+        first, second = archive.write("0-0", f"{many}-0", placed)
+    assert [first.name, second.name] == [f"0-0_{many}-0.1-of-2.parquet", f"0-0_{many}-0.2-of-2.parquet"]
+    assert _ids(tmp_path) == [f"id {number}" for number in range(many)]
+    assert pq.ParquetFile(second).num_row_groups == 3  # pyright: ignore[reportUnknownMemberType]
+
+
+def test_what_fails_in_a_later_piece_leaves_nothing(tmp_path: Path) -> None:
+    def failing() -> Iterator[Placed]:
+        yield from (_placed(number, NOON + DAY_S * (number % 3 == 1)) for number in range(PIECE + 1))
+        raise OSError(28, "No space left on device")
+
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "1-0", [_placed(1)])
+        with pytest.raises(OSError, match="No space left"):
+            archive.write("2-0", "9-0", failing())
+        assert archive.last == "1-0"
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == [
+            "1-0_1-0.1-of-1.parquet"
+        ]
+        archive.write("2-0", "2-0", [_placed(2)])
+    assert _ids(tmp_path) == ["id 1", "id 2"]
 
 
 def test_a_stretch_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
