@@ -123,6 +123,7 @@ class Platform:
             require_key=settings.needs_key,
             replicas=settings.replicas,
             max_at_work=settings.max_at_work,
+            stay_awake=settings.stay_awake,
             when_redis_is_away=settings.when_redis_is_away,
             max_import_bytes=settings.max_import_bytes,
             telemetry=settings.telemetry,

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     """The largest model from elsewhere that is taken."""
     max_at_work: int = Field(default=MOST_AT_WORK, ge=1)
     """Requests that each replica works on at a time; more are answered 503."""
+    stay_awake: bool = True
+    """Keep the processors from halting under load: lower latencies for more power, where root runs the platform on Linux."""
     when_redis_is_away: Literal["durable", "available"] = "durable"
     traces: Collector = ""
     """Where to send traces: a collector of OTLP over HTTP, such as http://collector:4318; empty: nowhere."""

@@ -33,6 +33,7 @@ class Admission:
         self._credit, self._credited_at = float((BURST - 1) * most_at_work), clock()
         self.at_work = 0
         self.ongoing = 0
+        self.entered = 0
 
     def enter(self, receive: Receive) -> "Place":
         """Return a place for a request that receives its body by `receive`; give it back with `leave`.
@@ -44,6 +45,7 @@ class Admission:
             raise Overloaded(f"{self.ongoing} predictions are at work already; send fewer at a time")
         self.at_work += 1
         self.ongoing += 1
+        self.entered += 1
         return Place(self, receive)
 
     def _lend(self) -> bool:

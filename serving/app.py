@@ -1,5 +1,6 @@
 """The Serve application: one ingress deployment whose replicas answer predictions in their own process."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from serving import express
 from serving.about import About
 from serving.access import ADMIN, PREDICT, UNLIMITED, VIEW, allowance
 from serving.admission import Admission
+from serving.awake import Wakefulness, stay_awake
 from serving.data_plane import ALLOWANCE, DataPlane
 from serving.dedicated.host import reach
 from serving.errors import Overloaded
@@ -118,7 +120,11 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await replica.start()
         express.enter(edge)
+        awake = asyncio.create_task(stay_awake(lambda: admission.entered, Wakefulness())) if settings.stay_awake else None
         yield
+        if awake is not None:
+            awake.cancel()
+            await asyncio.gather(awake, return_exceptions=True)
         express.leave()
         await replica.close()
 
@@ -201,7 +207,8 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
         return response
 
     answering = {route: _answered(replica, _admitted(replica, handler), path) for route, (path, handler) in hot.items()}
-    edge = Edge(starlette, answering, Admission(settings.max_at_work, settings.max_ongoing), full)
+    admission = Admission(settings.max_at_work, settings.max_ongoing)
+    edge = Edge(starlette, answering, admission, full)
     replica.metrics.in_flight.set_function(lambda: edge.ongoing)
     return edge
 

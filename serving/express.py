@@ -9,6 +9,7 @@ import asyncio
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import HTTP_PROTOCOLS
 
 IMPORT_PATH = "serving.express:middleware"
 """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to name."""
@@ -23,6 +24,11 @@ def enter(application: ASGIApp) -> None:
 
 def leave() -> None:
     _open.pop(asyncio.get_running_loop(), None)
+
+
+def application(loop: asyncio.AbstractEventLoop) -> ASGIApp | None:
+    """Return what answers the predictions that come to this loop's server, None where nothing does."""
+    return _open.get(loop)
 
 
 def is_prediction(scope: Scope) -> bool:
@@ -42,12 +48,14 @@ class Express:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        application = _open.get(asyncio.get_running_loop())
-        if application is not None and is_prediction(scope):
-            await application(scope, receive, send)
+        answers = application(asyncio.get_running_loop())
+        if answers is not None and is_prediction(scope):
+            await answers(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
 def middleware() -> list[Middleware]:
+    """Serve calls this before it starts a process's HTTP server, which then reads predictions as `serving.wire` does."""
+    HTTP_PROTOCOLS["auto"] = "serving.wire:Protocol"
     return [Middleware(Express)]

@@ -33,6 +33,8 @@ class ServingSettings(BaseModel):
     """Predictions at work at a time."""
     max_ongoing: int = 1000
     """The same, with those whose bodies have not come yet."""
+    stay_awake: bool = True
+    """Keep the processors from halting under load, where the system lets this process."""
     trial_timeout_s: float = 1.0
     """How long an arm on trial may take before the default one answers instead."""
     shadow_queue: int = 1000

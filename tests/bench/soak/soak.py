@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,13 +43,16 @@ vector = replace(example, **usual)
 shop = ModelSpec(name="shop", features=Features, **usual)
 """
 _WINDOW_SHARE = 0.25
-"""The label window in this part of the time that is left out of the comparison: what is remembered is level by then."""
+"""Label window, and seconds from one archive file to the next, in this part of the time that is left out of the comparison:
+what is remembered is level by then."""
 
 console = Console(width=130)
 
 
 def soak(minutes: float = 20.0) -> None:
     """Memory must not grow after the first minutes, nothing valid may fail, and nothing may be left."""
+    # What comes once in ten minutes comes often here, and first before the comparison begins.
+    os.environ["TIDEMILL_ARCHIVE_EVERY_S"] = f"{_WINDOW_SHARE * 60 * _warm(minutes):g}"
     with TemporaryDirectory(prefix="tidemill-soak-") as folder:
         (Path(folder) / "soaked.py").write_text(SPECS.replace("WINDOW", f"{_WINDOW_SHARE * 60 * _warm(minutes):g}"))
         with platform_in(Path(folder)) as platform:
