@@ -14,7 +14,9 @@ from itertools import takewhile
 from typing import NoReturn
 
 LOOPBACK = "127.0.0.1"
-BURST = 4
+BURST, LEAST, STAYS = 8, 3, 2
+"""As in `serving/admission.py`; the last is one over that share."""
+
 _PUBLIC_SECTIONS = ("http_frontend", "grpc_frontend")
 _REFUSED = '\'{"error":"as many requests are at work as can be answered in time; send fewer at a time, or wait a second"}\''
 
@@ -49,16 +51,20 @@ def _refusal(most: int) -> list[str]:
 
     A flood of refusals by the replica would leave it no time for answers. A small body is waited for first: clients that
     dawdle take no places. Requests that gather in a moment's pause are let in, up to BURST times the bound; those that stay
-    too many, as the count of the last second shows, are not.
+    too many, as the counts of the last second show, are not.
     """
-    over = f"METH_POST !{{ path_beg /admin/ }} {{ be_conn gt {most} }}"
+    asks = "METH_POST !{ path_beg /admin/ }"
+    over, fits = f"{asks} {{ be_conn gt {most} }}", f"{asks} {{ be_conn le {most} }}"
+    many, stays = f"{{ sc0_gpc0_rate gt {LEAST * most} }}", "{ sc0_gpc0_rate,sub(txn.fitted) gt 0 }"
     answer = f"status 503 content-type application/json hdr retry-after 1 string {_REFUSED}"
     return [
-        "    stick-table type integer size 1 expire 10s store gpc0,gpc0_rate(1s)",
+        "    stick-table type integer size 1 expire 10s store gpc0,gpc0_rate(1s),gpc1,gpc1_rate(1s)",
         "    http-request wait-for-body time 30s if METH_POST",
         "    http-request track-sc0 int(1)",
+        f"    http-request sc-inc-gpc1(0) if {fits}",
         f"    http-request sc-inc-gpc0(0) if {over}",
-        f"    http-request return {answer} if {over} {{ sc0_gpc0_rate gt {(BURST - 1) * most} }}",
+        f"    http-request set-var(txn.fitted) sc0_gpc1_rate,div({STAYS}) if {over}",
+        f"    http-request return {answer} if {over} {many} {stays}",
         f"    http-request return {answer} if {over} {{ be_conn gt {BURST * most} }}",
     ]
 

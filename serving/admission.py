@@ -15,8 +15,12 @@ from serving.errors import Overloaded
 MOST_AT_WORK = 64
 """Of one replica. It is busy all the time with a few; 64 are answered in about twice the time of 32."""
 
-BURST = 4
+BURST = 8
 """Up to so many times the bound are let in when they gather in a moment's pause; a queue that stays is not."""
+
+STAYS, LEAST = 0.5, 3
+"""It stays if in the last second more than half as many requests found the bound reached as found room, and more than three times
+the bound: after a pause most of a second's requests find room again, in an overload few do."""
 
 
 class Admission:
@@ -30,7 +34,7 @@ class Admission:
     def __init__(self, most_at_work: int, most: int, clock: Callable[[], float] = monotonic) -> None:
         self._most_at_work, self._most = most_at_work, most
         self._clock = clock
-        self._credit, self._credited_at = float((BURST - 1) * most_at_work), clock()
+        self._fitted, self._over = _Rate(), _Rate()
         self.at_work = 0
         self.ongoing = 0
         self.entered = 0
@@ -41,22 +45,45 @@ class Admission:
         Raises:
             Overloaded: there is none.
         """
-        if self.ongoing >= self._most or (self.at_work >= self._most_at_work and not self._lend()):
+        now = self._clock()
+        if self.at_work < self._most_at_work:
+            self._fitted.add(now)
+            full = self.ongoing >= self._most
+        else:
+            self._over.add(now)
+            full = self.ongoing >= self._most or self.at_work >= BURST * self._most_at_work or self._stays(now)
+        if full:
             raise Overloaded(f"{self.ongoing} predictions are at work already; send fewer at a time")
         self.at_work += 1
         self.ongoing += 1
         self.entered += 1
         return Place(self, receive)
 
-    def _lend(self) -> bool:
-        """Take a place beyond the bound, if there is one left: they all come back in a second."""
-        now, most = self._clock(), float((BURST - 1) * self._most_at_work)
-        self._credit = min(most, self._credit + (now - self._credited_at) * most)
-        self._credited_at = now
-        if self._credit < 1.0 or self.at_work >= BURST * self._most_at_work:
-            return False
-        self._credit -= 1.0
-        return True
+    def _stays(self, now: float) -> bool:
+        """Whether there is a queue that is more than a moment's."""
+        over = self._over.value(now)
+        return over > LEAST * self._most_at_work and over > STAYS * self._fitted.value(now)
+
+
+class _Rate:
+    """Events of the last second, by the counts of this whole second and the one before it."""
+
+    def __init__(self) -> None:
+        self._second, self._count, self._before = 0, 0, 0
+
+    def add(self, now: float) -> None:
+        if int(now) != self._second:
+            self._roll(int(now))
+        self._count += 1
+
+    def value(self, now: float) -> float:
+        if int(now) != self._second:
+            self._roll(int(now))
+        return self._count + self._before * (1.0 - now % 1.0)
+
+    def _roll(self, second: int) -> None:
+        self._before = self._count if second == self._second + 1 else 0
+        self._second, self._count = second, 0
 
 
 class Place:

@@ -117,6 +117,10 @@ class TrainerActor:
             await trainer.step()
             if monotonic() - refreshed_at > 1.0:
                 refreshed_at = monotonic()
+                # A look through a million open predictions takes more than a second, and serving waits for it, too. None of
+                # them is in a cycle: what outlives a second is not looked at again, and is freed when it is let go.
+                gc.collect(1)
+                gc.freeze()
                 await trainer.refresh()
 
     async def _report_for_ever(self, store: RedisStore) -> None:

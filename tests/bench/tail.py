@@ -1,10 +1,8 @@
 """The slowest answers at half of what the platform can do, while a learner publishes every other second."""
 
 import asyncio
-import struct
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
@@ -13,6 +11,7 @@ from rich.table import Table
 
 from deploy.client import ApiError, Client
 from deploy.home import Running
+from serving.awake import Wakefulness
 from tests.bench import open_loop
 from tests.bench.open_loop import Answers
 from tests.bench.serving import BARE_BODY, BODY, MODEL, deploy_bare, first_artefact
@@ -20,31 +19,29 @@ from tests.bench.verdict import Verdict, say
 
 CONNECTIONS = 32
 PUBLISH_S, LABELS_S = 2.0, 0.5
-WARM_S, FULL_S, BARE_S, HALTING_S = 3.0, 10.0, 30.0, 60.0
+WARM_S, FULL_S, BARE_S = 3.0, 10.0, 30.0
 BOUND = 5.0
-_LATENCY = Path("/dev/cpu_dma_latency")
 console = Console(width=120)
 
 
 def tail(running: Running, client: Client, minutes: float = 10.0) -> None:
     """An even stream at half of the saturated rate; a minute that was bad has a line of its own.
 
-    Before it and after it, a bare deployment at half of its own: what the machine itself does to the slowest answers. Where
-    this may be asked for, the processors are kept from halting meanwhile: one of a virtual machine that halts is woken
-    milliseconds late by a busy host, which says nothing of who waits for it. A minute with processors that halt stands beside.
+    Before it and after it, a bare deployment at half of its own: what the machine itself does to the slowest answers. Where this
+    may be asked for, the processors are kept from halting for it, as a platform keeps them under load itself: one of a virtual
+    machine that halts is woken milliseconds late by a busy host. Half a minute with processors that halt stands beside.
     """
     url, bare = f"{running.url}/models/{MODEL}/predict", f"{running.url}/bare"
     deploy_bare("bare", *asyncio.run(first_artefact(running)))
     rate, bare_rate = _half(url, BODY), _half(bare, BARE_BODY)
-    with _learning(client):
-        halting = open_loop.run(url, BODY, HALTING_S, rate=rate)
-    halting_bare = open_loop.run(bare, BARE_BODY, BARE_S, rate=bare_rate)
+    halting = open_loop.run(bare, BARE_BODY, BARE_S, rate=bare_rate)
     first = client.versions(MODEL, 1)[0]["number"]
     with _awake() as awake:
         yardsticks = [open_loop.run(bare, BARE_BODY, BARE_S, rate=bare_rate)]
-        with _learning(client):
-            seen = open_loop.run(url, BODY, minutes * 60, rate=rate)
-        published = client.versions(MODEL, 1)[0]["number"] - first
+    with _learning(client):
+        seen = open_loop.run(url, BODY, minutes * 60, rate=rate)
+    published = client.versions(MODEL, 1)[0]["number"] - first
+    with _awake():
         yardsticks.append(open_loop.run(bare, BARE_BODY, BARE_S, rate=bare_rate))
     _show(seen)
     p50, p99 = seen.quantile_ms(0.5), seen.quantile_ms(0.99)
@@ -55,8 +52,8 @@ def tail(running: Running, client: Client, minutes: float = 10.0) -> None:
     )
     beside = ", ".join(f"{_ratio(one):.1f}" for one in yardsticks)
     console.print(f"A bare one that neither logs nor learns, at {bare_rate:.0f}, before and after: p99 over p50 {beside}")
-    said = "were kept from halting; where they may" if awake else "could not be kept from halting (Linux and root can); before"
-    console.print(f"The processors {said}, p99 over p50 was {_ratio(halting):.1f}, of the bare one {_ratio(halting_bare):.1f}")
+    said = "were kept from halting for it" if awake else "could not be kept from halting (Linux and root can)"
+    console.print(f"The processors {said}; where they may halt it is {_ratio(halting):.1f}")
     if seen.generator_late:
         console.print("[red]The load generator was itself late.[/red]")
     say(Verdict("p99 over p50", p99 / p50, "under", BOUND), Verdict("failed requests", failed, "under", 0))
@@ -68,15 +65,13 @@ def _ratio(seen: Answers) -> float:
 
 @contextmanager
 def _awake() -> Generator[bool]:
-    """Keep the processors from halting, as the kernel does for whoever holds this file open; yields whether it does."""
+    """Keep the processors from halting; yields whether that may be asked for."""
+    wakefulness = Wakefulness()
+    wakefulness.look(answered=1_000_000, seconds=1.0)
     try:
-        held = open(_LATENCY, "wb", buffering=0)  # noqa: SIM115 - closed below
-    except OSError:
-        yield False
-        return
-    with held:
-        held.write(struct.pack("i", 0))  # microseconds
-        yield True
+        yield wakefulness.held
+    finally:
+        wakefulness.release()
 
 
 def _half(url: str, body: bytes) -> float:

@@ -1,6 +1,7 @@
 """The short way in: what is a prediction, who takes it, and how many at a time."""
 
 import asyncio
+from collections import deque
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from serving import express
-from serving.admission import BURST, Admission
+from serving.admission import BURST, LEAST, Admission, Place
 from serving.app import Edge
 from serving.errors import Overloaded
 from serving.testing import refused
@@ -62,14 +63,14 @@ async def test_more_predictions_than_a_replica_takes_are_refused_and_the_others_
     express.enter(edge)
     try:
         async with client:
-            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2 * BURST)]
+            working = [asyncio.create_task(client.post("/models/m/predict")) for _ in range(2 * (1 + LEAST))]
             for _ in working:
                 await begun.acquire()
             third = await client.post("/models/m/predict")
             refused(third, 503, "8 predictions are at work already")
             assert third.headers["retry-after"] == "1"
             go.set()
-            assert [(await one).text for one in working] == ["answered"] * 2 * BURST
+            assert [(await one).text for one in working] == ["answered"] * 2 * (1 + LEAST)
             assert (await client.post("/models/m/predict")).text == "answered"
     finally:
         express.leave()
@@ -125,20 +126,59 @@ async def test_a_body_that_does_not_come_takes_nobodys_place_but_dawdlers_are_bo
     assert edge.ongoing == 0
 
 
-def test_a_burst_is_let_in_and_a_queue_that_stays_is_not() -> None:
-    now = 0.0
-    admission = Admission(10, 1000, clock=lambda: now)
-    places = [admission.enter(_never) for _ in range(10 * BURST)]
-    with pytest.raises(Overloaded):
-        admission.enter(_never)
-    for _ in range(25):
-        places.pop().leave()
-    for _ in range(5):  # 15 are still at work: these were the burst
+PLACES, CAPACITY = 10, 1000
+"""Of a server that answers so many a second."""
+
+
+def _served(load: float, seconds: float, pause_s: float = 0.0) -> tuple[int, list[int]]:
+    """What becomes of an even stream of `load` times the capacity, with a pause of the server in the middle: how many are
+    refused, and the most that are at work in each tenth of a second."""
+    clock = [0.0]
+    admission = Admission(PLACES, 1000, clock=lambda: clock[0])
+    places: deque[Place] = deque()
+    refused_, most, asked, answered = 0, [0] * round(10 * seconds), 0.0, 0.0
+    for tick in range(round(1000 * seconds)):
+        clock[0] = 5.3 + tick / 1000
+        asked += load * CAPACITY / 1000
+        answered += CAPACITY / 1000
+        while asked >= 1.0:
+            asked -= 1.0
+            try:
+                places.append(admission.enter(_never))
+            except Overloaded:
+                refused_ += 1
+        most[tick // 100] = max(most[tick // 100], admission.at_work)
+        if not seconds / 2 <= tick / 1000 < seconds / 2 + pause_s:
+            for _ in range(min(int(answered), len(places))):
+                places.popleft().leave()
+        answered %= 1.0
+    return refused_, most
+
+
+def test_after_a_pause_at_half_of_the_capacity_nobody_is_refused() -> None:
+    refused_, most = _served(0.5, 4.0, pause_s=0.12)
+    assert refused_ == 0
+    assert max(most) > 5 * PLACES
+
+
+@pytest.mark.parametrize("load", [1.5, 3.0, 10.0])
+def test_a_queue_that_stays_is_kept_at_the_bound_and_the_server_busy(load: float) -> None:
+    refused_, most = _served(load, 4.0)
+    assert max(most) <= BURST * PLACES
+    assert all(one <= PLACES + 2 for one in most[10:])
+    answered = load * CAPACITY * 4.0 - refused_
+    assert answered == pytest.approx(CAPACITY * 4.0, rel=0.02)
+
+
+def test_an_overload_that_ends_leaves_nothing_behind() -> None:
+    clock = [0.0]
+    admission = Admission(PLACES, 1000, clock=lambda: clock[0])
+    places = [admission.enter(_never) for _ in range((1 + LEAST) * PLACES)]
+    for _ in range(5):
         with pytest.raises(Overloaded):
             admission.enter(_never)
-    now = 1.0
-    places += [admission.enter(_never) for _ in range(25)]
-    while places:
-        places.pop().leave()
+    for place in places:
+        place.leave()
     assert (admission.at_work, admission.ongoing) == (0, 0)
-    places = [admission.enter(_never) for _ in range(10)]
+    clock[0] = 2.0
+    assert len([admission.enter(_never) for _ in range((1 + LEAST) * PLACES)]) == (1 + LEAST) * PLACES
