@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.measure import Measurement
 from rich.table import Table
 
 from deploy import (
@@ -225,32 +226,54 @@ def _lag(summary: dict[str, float]) -> str:
     return f"{duration(summary['p50'])}, p99 {duration(summary['p99'])}" if summary else ""
 
 
+_FACTS = (
+    "epoch", "live", "predictions", "labelled", "label lag", "waiting", "recent loss", "last batch", "unexpected", "replicas",
+)  # fmt: skip
+_BESIDE = 3
+"""Models beside each other where there is no room for all facts in a row."""
+
+
 def _print_models(state: dict[str, Any]) -> None:
-    table = Table(
-        "model", "epoch", "live", "predictions", "labelled", "label lag", "waiting", "recent loss", "last batch",
-        "unexpected", "replicas",
-    )  # fmt: skip
-    lags = {worker["name"]: worker["counters"].get("label_lag", {}) for worker in state["trainers"]}
-    for name, model in state["models"].items():
-        counts: dict[str, int] = model["join"].get("counts", {})
-        learner = model["learner"]
-        replicas = [f"{r['applied'].get(name, {}).get('versions', {})}" for r in state["replicas"]]
-        table.add_row(
-            name,
-            str(model["epoch"]),
-            str(model["channels"].get("main@latest", "-")) if model["trainable"] else "not trainable",
-            str(counts.get("predictions", 0)),
-            str(counts.get("labelled", 0)),
-            _lag(lags.get(f"trainer:{name}", {})),
-            str(model["join"].get("since_cut", 0)),
-            f"{learner.get('recent_loss', 0.0):.4f}",
-            str(learner.get("verdict", "")),
-            cli_expectations.unexpected(state["replicas"], name),
-            "\n".join(replicas),
-        )
-    out.print(table)
+    facts = {name: _facts(state, name) for name in state["models"]}
+    table = Table("model", *_FACTS)
+    for name, values in facts.items():
+        table.add_row(name, *values)
+    if Measurement.get(out, out.options.update_width(1000), table).maximum <= out.width:
+        out.print(table)
+    else:
+        names = list(facts)
+        for group in (names[start : start + _BESIDE] for start in range(0, len(names), _BESIDE)):
+            out.print(_upright({name: facts[name] for name in group}))
     for line in (*_sources(state["models"]), *cli_lines.newest(state["models"]), *cli_drift.newest(state["models"])):
         say(line)
+
+
+def _upright(facts: dict[str, list[str]]) -> Table:
+    table = Table("model", *facts)
+    for fact, values in zip(_FACTS, zip(*facts.values(), strict=True), strict=True):
+        table.add_row(fact, *values)
+    return table
+
+
+def _facts(state: dict[str, Any], name: str) -> list[str]:
+    """What is said of a model, in the order of `_FACTS`."""
+    model = state["models"][name]
+    counts: dict[str, int] = model["join"].get("counts", {})
+    learner = model["learner"]
+    lags = {worker["name"]: worker["counters"].get("label_lag", {}) for worker in state["trainers"]}
+    applied = [replica["applied"].get(name, {}).get("versions", {}) for replica in state["replicas"]]
+    return [
+        str(model["epoch"]),
+        str(model["channels"].get("main@latest", "-")) if model["trainable"] else "not trainable",
+        str(counts.get("predictions", 0)),
+        str(counts.get("labelled", 0)),
+        _lag(lags.get(f"trainer:{name}", {})),
+        str(model["join"].get("since_cut", 0)),
+        f"{learner.get('recent_loss', 0.0):.4f}",
+        str(learner.get("verdict", "")),
+        cli_expectations.unexpected(state["replicas"], name),
+        "\n".join(", ".join(f"{variant} {number}" for variant, number in one.items()) for one in applied),
+    ]
 
 
 def _sources(models: dict[str, Any]) -> Iterator[str]:

@@ -65,6 +65,7 @@ def _refusal(most: int) -> list[str]:
         f"    http-request sc-inc-gpc0(0) if {over}",
         f"    http-request set-var(txn.fitted) sc0_gpc1_rate,div({STAYS}) if {over}",
         f"    http-request return {answer} if {over} {many} {stays}",
+        f"    http-request return {answer} if {over} {{ sc0_gpc1_rate eq 0 }} {{ sc0_gpc0_rate gt {most} }}",
         f"    http-request return {answer} if {over} {{ be_conn gt {BURST * most} }}",
     ]
 

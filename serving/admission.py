@@ -19,8 +19,9 @@ BURST = 8
 """Up to so many times the bound are let in when they gather in a moment's pause; a queue that stays is not."""
 
 STAYS, LEAST = 0.5, 3
-"""It stays if in the last second more than half as many requests found the bound reached as found room, and more than three times
-the bound: after a pause most of a second's requests find room again, in an overload few do."""
+"""It stays if in the last second more than half as many requests found the bound reached as found room, and more than three
+times the bound: after a pause most of a second's requests find room again, in an overload few do. Where answers take so long
+that there are no more in a second, it stays if none found room and more than the bound did not."""
 
 
 class Admission:
@@ -61,8 +62,8 @@ class Admission:
 
     def _stays(self, now: float) -> bool:
         """Whether there is a queue that is more than a moment's."""
-        over = self._over.value(now)
-        return over > LEAST * self._most_at_work and over > STAYS * self._fitted.value(now)
+        over, fitted = self._over.value(now), self._fitted.value(now)
+        return over > (LEAST if fitted else 1) * self._most_at_work and over > STAYS * fitted
 
 
 class _Rate:

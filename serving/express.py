@@ -14,6 +14,9 @@ from uvicorn.config import HTTP_PROTOCOLS
 IMPORT_PATH = "serving.express:middleware"
 """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` is to name."""
 
+WHOLE = "tidemill.whole"
+"""Where a request's scope has its body, if all of it is here already."""
+
 _open: dict[asyncio.AbstractEventLoop, ASGIApp] = {}
 
 

@@ -11,14 +11,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.errors import RETRY_AFTER_S, LimitReached, Overloaded, ServingError, TooLarge, TooSlow, status_of
+from serving.express import WHOLE
 from store.errors import StoreError
 
 log = logging.getLogger(__name__)
 PATIENCE_S, SLOWEST_BYTES_S = 30.0, 50_000
 """How long a body may take: so many seconds, and one more for so many bytes that came."""
-
-WHOLE = "tidemill.whole"
-"""Where a request's scope has its body, if all of it is here already."""
 
 IDS, REFUSED = "tidemill.ids", "tidemill.refused"
 """Where a request's scope says which predictions it is about, and why it was refused."""

@@ -17,12 +17,12 @@ from starlette.types import Message, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving import express
-from serving.http import WHOLE
+from serving.express import WHOLE
 
 log = logging.getLogger(__name__)
 
 _PLAIN = re.compile(
-    rb"POST (/(?:v2/)?models/[A-Za-z0-9._/-]+/(?:predict|rank|infer)) HTTP/1\.1\r\n"
+    rb"POST (/models/[A-Za-z0-9._/-]+/(?:predict|rank)|/v2/models/[A-Za-z0-9._/-]+/infer) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+)\r\n"
 )
 """The head of a request with nothing in it that anybody could read in two ways; who frames the body is looked at below."""
@@ -123,12 +123,13 @@ class Protocol(HttpToolsProtocol):
 class _Exchange:
     """A request and its answer, as ASGI has them."""
 
-    __slots__ = ("_body", "_head", "_protocol", "_scope", "gone", "last")
+    __slots__ = ("_body", "_head", "_protocol", "_scope", "_written", "gone", "last")
 
     def __init__(self, protocol: Protocol, path: str, headers: Headers, body: bytes) -> None:
         self._protocol = protocol
         self._body: bytes | None = body
         self._head: list[bytes] | None = None
+        self._written = False
         self._scope: Scope = {
             "type": "http",
             "asgi": {"version": protocol.asgi_version, "spec_version": "2.3"},
@@ -152,11 +153,16 @@ class _Exchange:
         protocol = self._protocol
         try:
             await application(self._scope, self._receive, self._send)
-        except Exception:
-            log.exception("a request failed")
-            protocol.transport.write(_FAILED)
+        except BaseException as error:
+            # What was said already cannot be taken back: then the connection's end says it.
+            log.error("a request failed", exc_info=error)
             self.last = True
-        protocol.answered(not self.last)
+        finally:
+            if not self._written:
+                self.last = True
+                if not protocol.transport.is_closing():
+                    protocol.transport.write(_FAILED)
+            protocol.answered(not self.last)
 
     async def _receive(self) -> Message:
         body, self._body = self._body, None
@@ -176,7 +182,10 @@ class _Exchange:
                 lines.append(b"connection: close\r\n")
             lines.append(b"\r\n")
             self._head = lines
+        elif self._written or message.get("more_body", False):
+            raise RuntimeError("an answer to a request that came whole has one part")
         elif not protocol.transport.is_closing():
+            self._written = True
             protocol.transport.write(b"".join([*self._head, message["body"]]))
             if protocol.flow.write_paused:
                 await protocol.flow.drain()

@@ -103,15 +103,16 @@ class TrainerActor:
             await store.close()
 
     async def _learn(self, trainer: "Trainer | LineTrainer") -> None:
+        # What was imported stays for good: to look through it for garbage, again and again, would cost a third of the join. And
+        # what it remembers is no garbage either, of which each micro-batch brings thousands.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_AFTER)
         await trainer.start()
         _give_way()
         self._problem = ""
         trainer.learning.learner.prepare()
-        # What was imported stays for good: to look through it for garbage, again and again, would cost a third of the join. And
-        # what it remembers is no garbage either, of which each micro-batch brings thousands.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_AFTER)
         refreshed_at = monotonic()
         while True:
             await trainer.step()
@@ -119,7 +120,7 @@ class TrainerActor:
                 refreshed_at = monotonic()
                 # A look through a million open predictions takes more than a second, and serving waits for it, too. None of
                 # them is in a cycle: what outlives a second is not looked at again, and is freed when it is let go.
-                gc.collect(1)
+                gc.collect()
                 gc.freeze()
                 await trainer.refresh()
 

@@ -14,7 +14,8 @@ in the state, with where their last use ended.
 import math
 import re
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import islice
 
@@ -74,16 +75,19 @@ class LabelJoin:
             return math.inf
         return _first(self._open).opened_at + self._policy.window_s
 
-    def rebuild(self, entries: Sequence[Entry]) -> None:
-        """Read the log from `low_water` to the position again: the same knowledge, nothing emitted or counted."""
+    @contextmanager
+    def rebuilding(self) -> Generator[None]:
+        """Feed the log from `low_water` to the position again in here: the same knowledge, nothing emitted or counted."""
         kept, self.state = self.state, deepcopy(self.state)
         self._silent = True  # what is counted meanwhile is dropped with the state
         self._ended = {id_: position_key(position) for id_, position in kept.reused.items()}
         self.state.clock, self.state.skewed_in_a_row = kept.low_clock, kept.low_skewed
-        self.feed(entries)
-        self._silent = False
-        self._ended = {}
-        self.state = kept
+        try:
+            yield
+        finally:
+            self._silent = False
+            self._ended = {}
+            self.state = kept
 
     def feed(self, entries: Sequence[Entry]) -> list[OutcomeRecord]:
         """Take in entries; return what follows from them, in order."""

@@ -66,12 +66,15 @@ class Joining:
         self._join = LabelJoin(self._record, JoinState.unpacked(state) if state else None)
         self.at = self._read_at = position
         low = self._low_water = self._join.state.low_water
-        entries = await self._store.read(self._log, _before(low), READ_ENTRIES) if low else []
-        again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
-        while entries and again and position_key(again[-1].position) < position_key(position):
-            entries = await self._store.read(self._log, again[-1].position, READ_ENTRIES)
-            again += [entry for entry in entries if position_key(entry.position) <= position_key(position)]
-        self._join.rebuild(again)
+        with self._join.rebuilding():
+            # Part by part: it may be days, and whoever holds this trainer's lease wants to hear of it meanwhile.
+            read, more = (_before(low), True) if low else (low, False)
+            while more:
+                entries = await self._store.read(self._log, read, READ_ENTRIES)
+                again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
+                self._join.feed(again)
+                more = bool(again) and len(again) == len(entries)
+                read = again[-1].position if again else read
         if self._features is not None:
             await self._features.resume()
 

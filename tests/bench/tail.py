@@ -27,8 +27,8 @@ console = Console(width=120)
 def tail(running: Running, client: Client, minutes: float = 10.0) -> None:
     """An even stream at half of the saturated rate; a minute that was bad has a line of its own.
 
-    Before it and after it, a bare deployment at half of its own: what the machine itself does to the slowest answers. Where this
-    may be asked for, the processors are kept from halting for it, as a platform keeps them under load itself: one of a virtual
+    Before it and after it, a bare deployment at half of its own: what the machine itself does to the slowest answers. Where
+    this may be asked for, the processors are kept from halting for it, as a platform keeps them under load: one of a virtual
     machine that halts is woken milliseconds late by a busy host. Half a minute with processors that halt stands beside.
     """
     url, bare = f"{running.url}/models/{MODEL}/predict", f"{running.url}/bare"

@@ -238,6 +238,8 @@ listen stats
     assert not any("514" in line for line in lines)
     assert "server s 10.0.0.1:30000 check" in lines
     bounds = [line for line in lines if "be_conn" in line]
-    assert all("if METH_POST !{ path_beg /admin/ } { be_conn gt 128 }" in line for line in bounds)
-    assert bounds[-1].endswith("{ be_conn gt 512 }")
+    asks = "if METH_POST !{ path_beg /admin/ }"
+    assert bounds[0].endswith(f"{asks} {{ be_conn le 128 }}")
+    assert all(f"{asks} {{ be_conn gt 128 }}" in line for line in bounds[1:])
+    assert bounds[-1].endswith("{ be_conn gt 1024 }")
     assert lines[lines.index(bounds[0]) - 4] == "backend b"

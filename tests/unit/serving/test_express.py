@@ -130,7 +130,7 @@ PLACES, CAPACITY = 10, 1000
 """Of a server that answers so many a second."""
 
 
-def _served(load: float, seconds: float, pause_s: float = 0.0) -> tuple[int, list[int]]:
+def _served(load: float, seconds: float, pause_s: float = 0.0, capacity: float = CAPACITY) -> tuple[int, list[int]]:
     """What becomes of an even stream of `load` times the capacity, with a pause of the server in the middle: how many are
     refused, and the most that are at work in each tenth of a second."""
     clock = [0.0]
@@ -139,8 +139,8 @@ def _served(load: float, seconds: float, pause_s: float = 0.0) -> tuple[int, lis
     refused_, most, asked, answered = 0, [0] * round(10 * seconds), 0.0, 0.0
     for tick in range(round(1000 * seconds)):
         clock[0] = 5.3 + tick / 1000
-        asked += load * CAPACITY / 1000
-        answered += CAPACITY / 1000
+        asked += load * capacity / 1000
+        answered += capacity / 1000
         while asked >= 1.0:
             asked -= 1.0
             try:
@@ -168,6 +168,13 @@ def test_a_queue_that_stays_is_kept_at_the_bound_and_the_server_busy(load: float
     assert all(one <= PLACES + 2 for one in most[10:])
     answered = load * CAPACITY * 4.0 - refused_
     assert answered == pytest.approx(CAPACITY * 4.0, rel=0.02)
+
+
+@pytest.mark.parametrize(("capacity", "load"), [(10, 2.0), (15, 1.5), (15, 1.9), (30, 1.2)])
+def test_where_answers_are_slow_a_queue_stays_no_longer_than_some_seconds(capacity: float, load: float) -> None:
+    _, most = _served(load, 20.0, capacity=capacity)
+    assert all(one <= 5 * PLACES for one in most)
+    assert all(one <= 4 * PLACES for one in most[100:])
 
 
 def test_an_overload_that_ends_leaves_nothing_behind() -> None:

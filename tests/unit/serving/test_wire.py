@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from serving import express
-from serving.http import WHOLE
+from serving.express import WHOLE
 from serving.wire import Protocol, whole
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +58,8 @@ ODD = {
     "a query": _request(LENGTH, line=b"POST /models/m/predict?x=1 HTTP/1.1"),
     "a percent sign": _request(LENGTH, line=b"POST /models/m%2f/predict HTTP/1.1"),
     "a whole address": _request(LENGTH, line=b"POST http://h/models/m/predict HTTP/1.1"),
+    "a route that has no such end": _request(LENGTH, line=b"POST /models/m/infer HTTP/1.1"),
+    "another that has none": _request(LENGTH, line=b"POST /v2/models/m/predict HTTP/1.1"),
     "another route": _request(LENGTH, line=b"POST /feedback HTTP/1.1"),
     "line ends before it": b"\r\n\r\n" + PLAIN,
     "more than its body": PLAIN + b"x",
@@ -275,19 +277,65 @@ async def test_a_client_that_goes_away_is_told_to_who_listens_and_nothing_is_wri
     assert not connection.tasks
 
 
+async def _start(send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+
+
+async def _raises(_: Any, __: Any, send: Any) -> None:
+    raise RuntimeError("out of order")
+
+
+async def _is_cancelled(_: Any, __: Any, send: Any) -> None:
+    raise asyncio.CancelledError
+
+
+async def _says_nothing(_: Any, __: Any, send: Any) -> None:
+    return
+
+
+async def _begins(_: Any, __: Any, send: Any) -> None:
+    await _start(send)
+
+
+async def _goes_on(_: Any, __: Any, send: Any) -> None:
+    await _start(send)
+    await send({"type": "http.response.body", "body": b"o", "more_body": True})
+
+
 @pytest.mark.usefixtures("quiet", "left")
-async def test_a_failure_is_one_sentence_and_the_connections_end(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(*_: Any) -> None:
+@pytest.mark.parametrize("failing", [_raises, _is_cancelled, _says_nothing, _begins, _goes_on])
+async def test_a_failure_is_one_sentence_and_the_connections_end(failing: Any) -> None:
+    express.enter(failing)
+    connection, transport = _connect(Protocol, _echo)
+    connection.data_received(PLAIN)
+    await _settled(connection)
+    [said] = transport.sent
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    assert b"content-length: %d" % len(body) in head
+    assert json.loads(body) == {"error": "internal error; the server's log says more"}
+    assert transport.closed
+    assert not connection.tasks
+
+
+@pytest.mark.usefixtures("quiet", "left")
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_fails_after_its_answer_ends_the_connection_and_says_no_more(
+    caplog: pytest.LogCaptureFixture, gone: bool
+) -> None:
+    async def fail(_: Any, __: Any, send: Any) -> None:
+        if not gone:
+            await _start(send)
+            await send({"type": "http.response.body", "body": b"ok"})
         raise RuntimeError("out of order")
 
     express.enter(fail)
     connection, transport = _connect(Protocol, _echo)
     connection.data_received(PLAIN)
+    if gone:
+        connection.connection_lost(None)
     await _settled(connection)
-    head, _, body = transport.sent[0].partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 500 ")
-    assert b"content-length: %d" % len(body) in head
-    assert json.loads(body) == {"error": "internal error; the server's log says more"}
+    assert [one.endswith(b"\r\n\r\nok") for one in transport.sent] == ([] if gone else [True])
     assert transport.closed
     assert "out of order" in caplog.text
 

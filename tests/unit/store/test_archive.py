@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
@@ -70,6 +73,34 @@ def test_days_are_folders_that_other_tools_know(tmp_path: Path) -> None:
     counted = ds.dataset(tmp_path, partitioning="hive").count_rows(filter=ds.field("day") == "2026-03-02")  # pyright: ignore[reportUnknownMemberType]
     assert counted == 2
     assert _ids(tmp_path) == ["id 1", "id 2", "id 3", "id 4"]
+
+
+def test_polars_and_duckdb_read_what_pandas_reads(tmp_path: Path) -> None:
+    with Archive(tmp_path, MODEL, FEATURES) as archive:
+        archive.write("1-0", "3-0", [_placed(1), _placed(2, NOON + DAY_S), _placed(3)])
+        archive.write("4-0", "4-0", [_placed(4, NOON + DAY_S)])
+    of_pandas = pd.read_parquet(tmp_path).sort_values("id")
+    columns = ["id", "label", "version", *(name for name in of_pandas if name.startswith("x_"))]
+    of_polars = pl.scan_parquet(tmp_path, hive_partitioning=True).sort("id").collect()
+    assert of_polars["day"].to_list() == [date(2026, 3, 1 + day) for day in (0, 1, 0, 1)]
+    files = f"read_parquet('{tmp_path}/**/*.parquet', hive_partitioning = true)"
+    with duckdb.connect() as database:
+        counted = database.sql(f"select day, model, count(*) from {files} group by all order by day").fetchall()
+        of_duckdb = database.sql(f"select {', '.join(columns)} from {files} order by id").fetchall()
+    assert counted == [(date(2026, 3, 1), MODEL, 2), (date(2026, 3, 2), MODEL, 2)]
+    for place, name in enumerate(columns):
+        expected = [_plain(value) for value in of_pandas[name].tolist()]
+        assert [_plain(value) for value in of_polars[name].to_list()] == expected, name
+        assert [_plain(row[place]) for row in of_duckdb] == expected, name
+
+
+def _plain(value: Any) -> Any:
+    """A value as every tool has it: lists for arrays, times without their zone, None for what is missing."""
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None)
+    return list(value) if isinstance(value, (tuple, np.ndarray)) else value
 
 
 def test_a_time_can_be_asked_for(tmp_path: Path) -> None:

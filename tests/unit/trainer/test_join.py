@@ -194,7 +194,8 @@ def _crashed(model: ModelRecord, entries: list[Entry], at: int) -> tuple[list[An
     state = JoinState.unpacked(first.state.packed())
     second = LabelJoin(model, state)
     low = state.low_water
-    second.rebuild([e for e in entries[:at] if low and position_key(e.position) >= position_key(low)])
+    with second.rebuilding():
+        second.feed([e for e in entries[:at] if low and position_key(e.position) >= position_key(low)])
     assert second.state == state
     return out + flat(second.feed(entries[at:])), second
 
