@@ -17,7 +17,8 @@ LOOPBACK = "127.0.0.1"
 BURST, LEAST, STAYS = 8, 3, 2
 """As in `serving/admission.py`; the last is one over that share."""
 
-_PUBLIC_SECTIONS = ("http_frontend", "grpc_frontend")
+_APPLICATION = "http_frontend"
+_PUBLIC_SECTIONS = (_APPLICATION, "grpc_frontend")
 _REFUSED = '\'{"error":"as many requests are at work as can be answered in time; send fewer at a time, or wait a second"}\''
 
 
@@ -33,6 +34,9 @@ def corrected(configuration: str, public_host: str, most: int) -> str:
             section = words[-1]
             replicas = _replicas(given[number + 1 :]) if words[0] == "backend" else 0
             lines += [line, *(_refusal(most * replicas) if replicas else ())]
+            if section == _APPLICATION:
+                # Here, and not where places are counted: clients that dawdle take none.
+                lines.append("    http-request wait-for-body time 30s if METH_POST")
             continue
         # A line per request to a syslog daemon that nobody asked for.
         if words[:1] != ["log"] or "local0" not in words:
@@ -49,9 +53,9 @@ def _replicas(following: Sequence[str]) -> int:
 def _refusal(most: int) -> list[str]:
     """Refuse what is over the bound, here, where it costs next to nothing; operators always come through.
 
-    A flood of refusals by the replica would leave it no time for answers. A small body is waited for first: clients that
-    dawdle take no places. Requests that gather in a moment's pause are let in, up to BURST times the bound; those that stay
-    too many, as the counts of the last second show, are not.
+    A flood of refusals by the replica would leave it no time for answers. Small bodies are here by now. Requests that gather
+    in a moment's pause are let in, up to BURST times the bound; those that stay too many, as the counts of the last second
+    show, are not.
     """
     asks = "METH_POST !{ path_beg /admin/ }"
     over, fits = f"{asks} {{ be_conn gt {most} }}", f"{asks} {{ be_conn le {most} }}"
@@ -59,7 +63,6 @@ def _refusal(most: int) -> list[str]:
     answer = f"status 503 content-type application/json hdr retry-after 1 string {_REFUSED}"
     return [
         "    stick-table type integer size 1 expire 10s store gpc0,gpc0_rate(1s),gpc1,gpc1_rate(1s)",
-        "    http-request wait-for-body time 30s if METH_POST",
         "    http-request track-sc0 int(1)",
         f"    http-request sc-inc-gpc1(0) if {fits}",
         f"    http-request sc-inc-gpc0(0) if {over}",

@@ -4,8 +4,9 @@ Between two steps nothing is kept that the log does not give back. Each step is 
 that of two who join for one model only one can move.
 """
 
+import asyncio
 from collections.abc import Callable
-from time import time
+from time import monotonic, time
 
 from store.following import Follower
 from store.names import join_consumer, log_stream, outcome_stream
@@ -67,12 +68,14 @@ class Joining:
         self.at = self._read_at = position
         low = self._low_water = self._join.state.low_water
         with self._join.rebuilding():
-            # Part by part: it may be days, and whoever holds this trainer's lease wants to hear of it meanwhile.
+            # Part by part, with rests: it may be days, what is served meanwhile goes first, and the lease wants to be renewed.
             read, more = (_before(low), True) if low else (low, False)
             while more:
                 entries = await self._store.read(self._log, read, READ_ENTRIES)
                 again = [entry for entry in entries if position_key(entry.position) <= position_key(position)]
+                started = monotonic()
                 self._join.feed(again)
+                await asyncio.sleep((monotonic() - started) / 2)
                 more = bool(again) and len(again) == len(entries)
                 read = again[-1].position if again else read
         if self._features is not None:

@@ -242,4 +242,5 @@ listen stats
     assert bounds[0].endswith(f"{asks} {{ be_conn le 128 }}")
     assert all(f"{asks} {{ be_conn gt 128 }}" in line for line in bounds[1:])
     assert bounds[-1].endswith("{ be_conn gt 1024 }")
-    assert lines[lines.index(bounds[0]) - 4] == "backend b"
+    assert lines[lines.index(bounds[0]) - 3] == "backend b"
+    assert lines[lines.index("frontend http_frontend") + 1] == "http-request wait-for-body time 30s if METH_POST"

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import HTTPConnection
+from socket import create_connection
 
 import pytest
 
@@ -11,7 +13,7 @@ from deploy.serve_settings import find_haproxy
 from deploy.testing import TestPlatform, platform_in
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="without HAProxy the replica keeps the bound: test_express.py")
-CLIENTS, REQUESTS = 24, 30
+CLIENTS, REQUESTS, DAWDLERS = 24, 30, 40
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,17 @@ def test_what_is_too_much_is_refused_on_a_connection_that_stays_good(platform: T
             assert len(answer["predictions"]) == rows
     with platform.client() as client:
         assert client.predict("vector", [{"features": {"x": [0.0] * 32}}])
+
+
+def test_clients_that_dawdle_take_nobodys_place(platform: TestPlatform) -> None:
+    body = _body(1)
+    head = f"POST /models/vector/predict HTTP/1.1\r\nhost: h\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with ExitStack() as dawdling, platform.client() as client:
+        slow = [dawdling.enter_context(create_connection(("127.0.0.1", platform.port), 60)) for _ in range(DAWDLERS)]
+        for one in slow:
+            one.sendall(head + body[:-1])
+        for _ in range(20):
+            assert client.predict("vector", [{"features": {"x": [0.0] * 32}}])
+        for one in slow[:3]:  # one after the other: there is one place
+            one.sendall(body[-1:])
+            assert one.recv(100).startswith(b"HTTP/1.1 200 ")
