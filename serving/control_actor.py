@@ -11,6 +11,7 @@ import uvloop
 
 from serving.controller import Controller
 from serving.dedicated.placer import Placer
+from store import garbage
 from store.errors import StoreError
 from store.names import CONTROL
 from store.policy import Report
@@ -49,8 +50,10 @@ class ControlActor:
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
         controllers: dict[str, asyncio.Task[None]] = {}
+        garbage.begin()
         self._placing = asyncio.create_task(self._place(Placer(store, self._url, self._prefix, self._telemetry)))
         while True:
+            garbage.settle()
             try:
                 seen = await store.last(CONTROL)
                 records = await store.models()

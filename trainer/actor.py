@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvloop
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from store import garbage
 from store.errors import SpecError, StoreError
 from store.policy import Report
 from store.redis_store import RedisStore
@@ -33,9 +33,6 @@ log = logging.getLogger(__name__)
 LEASE_S = 5.0
 STARTING = "starting"
 """The problem of a trainer that has not come to its first step yet."""
-
-GARBAGE_AFTER = 20_000
-"""Objects more than before, after which to look for garbage among the new ones."""
 
 
 class TrainerActor:
@@ -103,12 +100,7 @@ class TrainerActor:
             await store.close()
 
     async def _learn(self, trainer: "Trainer | LineTrainer") -> None:
-        # What was imported stays for good: to look through it for garbage, again and again, would cost a third of the join. And
-        # what it remembers is no garbage either, of which each micro-batch brings thousands.
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_AFTER)
+        garbage.begin()
         await trainer.start()
         _give_way()
         self._problem = ""
@@ -118,10 +110,7 @@ class TrainerActor:
             await trainer.step()
             if monotonic() - refreshed_at > 1.0:
                 refreshed_at = monotonic()
-                # A look through a million open predictions takes more than a second, and serving waits for it, too. None of
-                # them is in a cycle: what outlives a second is not looked at again, and is freed when it is let go.
-                gc.collect()
-                gc.freeze()
+                garbage.settle()
                 await trainer.refresh()
 
     async def _report_for_ever(self, store: RedisStore) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import uvloop
 
+from store import garbage
 from store.errors import StoreError
 from store.names import CONTROL
 from store.policy import Report
@@ -92,7 +93,9 @@ class JoinActor:
     async def _run(self) -> None:
         store = RedisStore(self._url, self._prefix)
         joiner = Joiner(store, self._archive)
+        garbage.begin()
         while True:
+            garbage.settle()
             try:
                 await joiner.refresh()
                 away = {f"joining labels of {name}": why for name, why in joiner.problems.items()}

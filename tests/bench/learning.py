@@ -1,7 +1,6 @@
 """What a trainer learns in a second on one core, and where its time goes, beside a bare torch loop on the same tensors."""
 
 import asyncio
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from time import perf_counter, process_time, time
@@ -13,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.flights import spec as flights
+from store import garbage
 from store.learning import Adam, ClassBalanced, Importance, Replay
 from store.memory import MemoryStore
 from store.names import log_stream
 from store.records import Cut, Feedback, FeedbackBatch, Outcome, Predictions, Served, pack_log
 from store.schema import Row
 from store.spec import Learning, ModelSpec, Schedule
-from trainer.actor import GARBAGE_AFTER
 from trainer.learner import Learner
 from trainer.loop import Trainer
 from trainer.network import TabularNetwork
@@ -93,9 +92,7 @@ async def _taught(spec: ModelSpec) -> tuple[float, dict[str, float], int]:
     await _learned(trainer, WARM)
     before = {**trainer.busy_s, "encode": encoded_s[0]}
     await _logged(store, spec, _requests(BATCHES, WARM, draw, len(spec.streaming)))
-    gc.collect()
-    gc.freeze()  # as the trainer's actor does
-    gc.set_threshold(GARBAGE_AFTER)
+    garbage.begin()  # as the trainer's actor does
     began = process_time()
     taken = await _learned(trainer, WARM + BATCHES)
     worked = process_time() - began
