@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
-from contextlib import suppress
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
