@@ -38,6 +38,7 @@ from serving.scaling import AT_WORK, Scaling
 from serving.settings import ServingSettings
 from serving.swapping import Reach
 from serving.traced import traced
+from store import garbage
 
 
 class Edge:
@@ -119,6 +120,7 @@ def build(settings: ServingSettings, reach: Reach | None = None, name: str = "")
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         await replica.start()
+        garbage.begin()
         express.enter(edge)
         awake = asyncio.create_task(stay_awake(lambda: admission.entered, Wakefulness())) if settings.stay_awake else None
         yield

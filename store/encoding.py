@@ -3,9 +3,10 @@
 import math
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from struct import Struct
 from typing import Any, cast
 
 import numpy as np
@@ -36,17 +37,19 @@ class Encoder:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self._names = tuple((field.name, field.default) for field in schema.fields)
-        self._plain = all(field.kind not in ("timestamp", "vector") for field in schema.fields)
-        self._kinds: tuple[Kind, ...] = tuple(field.kind for field in schema.fields)
+        self._logged = tuple(_as_logged(field) for field in schema.fields)
+        self._plain = not any(self._logged)
         self._columns = [(field, dict[str | None, int]({None: 0})) for field in schema.fields]
 
     def row(self, features: Mapping[str, Any]) -> Row:
         """Return the features as they are logged, in the schema's order; streamed ones are None until they are filled in."""
         if self._plain:
             return [features.get(name, default) for name, default in self._names]
-        return [
-            _logged(kind, features.get(name, default)) for (name, default), kind in zip(self._names, self._kinds, strict=True)
-        ]
+        row: Row = []
+        for (name, default), convert in zip(self._names, self._logged, strict=True):
+            value = features.get(name, default)
+            row.append(value if convert is None or value is None else convert(value))
+        return row
 
     def features(self, row: Row) -> dict[str, Any]:
         """Return a logged row as a request would carry it: without what the platform works out itself."""
@@ -114,15 +117,15 @@ def bucket_of(name: str, value: str, buckets: int) -> int:
     return 1 + zlib.crc32(f"{name}={value}".encode("utf-8", "surrogatepass")) % (buckets - 1)
 
 
-def _logged(kind: Kind, value: Any) -> Value:
-    if value is None:
-        return None
-    if kind == "timestamp":
+def _as_logged(field: FeatureField) -> Callable[[Any], Value] | None:
+    """Return what turns a validated value of a feature into the one that is logged; None where they are the same."""
+    if field.kind == "timestamp":
         # The wall clock is what carries a daily rhythm, so an offset is dropped and not applied.
-        return value.replace(tzinfo=UTC).timestamp()
-    if kind == "vector":
-        return array("f", value).tobytes()
-    return value
+        return lambda value: value.replace(tzinfo=UTC).timestamp()
+    if field.kind == "vector":
+        pack = Struct(f"{field.length}f").pack
+        return lambda value: pack(*value)
+    return None
 
 
 def _requested(kind: Kind, value: Any) -> Any:
