@@ -1,7 +1,7 @@
 """Predictions read off the wire: a request that comes whole is answered with one task and one write.
 
 uvicorn parses a request in a dozen callbacks and writes an answer's head and body apart, which wakes HAProxy twice; that, its
-contexts and its middleware were measured at a third of a small prediction's time. This protocol is uvicorn's own but for one
+contexts and its middleware were measured at a quarter of a small prediction's time. This protocol is uvicorn's own but for one
 thing: bytes that are exactly one request for a prediction, written the plain way, never reach the parser. Everything else
 does, byte by byte as it came: other routes, bodies in parts, what is pipelined, odd spellings, and all that is malformed. So
 there is no second opinion on what HTTP is, only on which requests need none.
