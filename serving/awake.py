@@ -1,8 +1,8 @@
 """Processors that do not halt while predictions come.
 
 A processor of a virtual machine that halts is woken late, and an answer waits for half a dozen such wakings: HAProxy, the
-replica, Redis and the disk, there and back. That was measured at a third of the median time of one connection's answers, and
-more of the slowest ones'. Linux keeps all processors from it for as long as somebody holds this file open with the longest
+replica, Redis and the disk, there and back. That was measured at a third of the median time of one connection's answers.
+Linux keeps all processors from it for as long as somebody holds this file open with the longest
 wait allowed in it, which root may (its "CPU latency" quality of service). It costs power, so it is done under load alone.
 """
 
@@ -45,11 +45,10 @@ class Wakefulness:
 
     def _hold(self) -> None:
         try:
-            held = self._file.open("r+b", buffering=0)
-            held.write(struct.pack("i", 0))  # microseconds
+            self._held = self._file.open("r+b", buffering=0)
+            self._held.write(struct.pack("i", 0))  # microseconds
         except OSError:
-            return
-        self._held = held
+            self.release()
 
     def release(self) -> None:
         if self._held is not None:
