@@ -17,14 +17,19 @@ LOOPBACK = "127.0.0.1"
 BURST, LEAST, STAYS = 8, 3, 2
 """As in `serving/admission.py`; the last is one over that share."""
 
+FIRST = 3
+"""Of replicas that share processors, one gets what comes while it has fewer requests than this at work, and the next when that
+one pauses. Taking turns was measured to cost a fifth, since neither's code and data stay in the caches."""
+
 _APPLICATION = "http_frontend"
 _PUBLIC_SECTIONS = (_APPLICATION, "grpc_frontend")
 _REFUSED = '\'{"error":"as many requests are at work as can be answered in time; send fewer at a time, or wait a second"}\''
 
 
-def corrected(configuration: str, public_host: str, most: int) -> str:
+def corrected(configuration: str, public_host: str, most: int, processors: int) -> str:
     """The configuration with the application's frontends on `public_host` and every other port on loopback, and with
-    `most` requests at a time for each replica."""
+    `most` requests at a time for each replica; those that share `processors` share that, too."""
+    own = max(1, processors // 2)  # a busy replica keeps another processor busy: HAProxy, Redis and those who ask
     section = ""
     lines: list[str] = []
     given = configuration.splitlines()
@@ -32,8 +37,10 @@ def corrected(configuration: str, public_host: str, most: int) -> str:
         words = line.split()
         if words[:1] in (["frontend"], ["listen"], ["backend"]):
             section = words[-1]
-            replicas = _replicas(given[number + 1 :]) if words[0] == "backend" else 0
-            lines += [line, *(_refusal(most * replicas) if replicas else ())]
+            replicas = _replicas(given[number + 1 :]) if words[0] == "backend" else []
+            lines += [line, *(_refusal(most * min(len(replicas), own)) if replicas else ())]
+            if len(replicas) > own:
+                lines += [f"    use-server {name} if {{ srv_conn({name}) lt {FIRST} }}" for name in replicas]
             if section == _APPLICATION:
                 # Here, and not where places are counted: clients that dawdle take none.
                 lines.append("    http-request wait-for-body time 30s if METH_POST")
@@ -44,10 +51,10 @@ def corrected(configuration: str, public_host: str, most: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _replicas(following: Sequence[str]) -> int:
-    """How many servers a backend has, those that only stand in left out, by the lines that follow its name."""
+def _replicas(following: Sequence[str]) -> list[str]:
+    """The servers of a backend by name, without those that only stand in, from the lines that follow the backend's own."""
     own = takewhile(lambda line: line.split()[:1] not in (["backend"], ["listen"], ["frontend"]), following)
-    return sum(words[:1] == ["server"] and "backup" not in words for words in map(str.split, own))
+    return [words[1] for words in map(str.split, own) if words[:1] == ["server"] and "backup" not in words]
 
 
 def _refusal(most: int) -> list[str]:
@@ -96,7 +103,7 @@ def _arguments(given: Sequence[str], public_host: str, most: int) -> list[str]:
             if predecessor.isdigit():
                 os.unlink(f"{original}.{predecessor}")
     with open(original, encoding="utf-8") as source:
-        text = corrected(source.read(), public_host, most)
+        text = corrected(source.read(), public_host, most, os.cpu_count() or 1)
     with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as target:
         target.write(text)
     # Serve knows its HAProxy by the original's name on the command line: as the name of this peer it is harmless.

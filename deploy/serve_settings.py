@@ -29,6 +29,8 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     # Serve's own request metrics cost a log line per request; the application has better ones.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # Its other counts it brings up to date ten times a second in every process.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": express.IMPORT_PATH,
 }
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from serving.access import Caller
 from serving.http import answer
-from serving.metrics import merge
+from serving.metrics import joined, merged
 from serving.openapi import document
 from serving.operators import CALLER
 from serving.replica import Replica
@@ -38,11 +38,11 @@ class About:
     async def metrics(self, _: Request) -> Response:
         """Those of all replicas, trainers and hosts, as far as the store has them; else this replica's own."""
         replica = self._replica
-        replica.measure()
+        await replica.measure()
         expositions = {replica.name: replica.report().metrics}
         with contextlib.suppress(Unavailable):
             expositions |= {report.name: report.metrics for report in await replica.store.reports()} | expositions
-        return Response(merge(expositions.items()), media_type="text/plain; version=0.0.4")
+        return Response(await joined(merged(expositions.items())), media_type="text/plain; version=0.0.4")
 
     def _seen_by(self, caller: Caller) -> list[str]:
         return sorted(name for name in self._replica.models if caller.sees(name))

@@ -34,7 +34,7 @@ from serving.operators import CALLER, Handler, Operators, guarded
 from serving.placements import Placements
 from serving.refusals import refused
 from serving.replica import Replica, new_name
-from serving.scaling import AT_WORK, Scaling
+from serving.scaling import AT_WORK, Scaling, given
 from serving.settings import ServingSettings
 from serving.swapping import Reach
 from serving.traced import traced
@@ -301,7 +301,7 @@ def application(
     """Return the Serve application.
 
     Args:
-        replicas: how many ingress replicas, or between how many.
+        replicas: how many ingress replicas, the first of which can answer before the others are there, or between how many.
         cpus: what a replica asks Ray for.
         workers: deployed together with the ingress, and never called by it.
     """
@@ -321,11 +321,9 @@ def application(
         def record_autoscaling_stats(self) -> dict[str, int]:
             return {AT_WORK: self._edge.ongoing if self._edge is not None else 0}
 
-    scaled = isinstance(replicas, Scaling)
     ingress = serve.deployment(
         name="ingress",
-        num_replicas=None if scaled else replicas,
-        autoscaling_config=replicas.config() if scaled else None,
+        autoscaling_config=replicas.config() if isinstance(replicas, Scaling) else given(replicas),
         max_ongoing_requests=settings.max_ongoing,
         ray_actor_options={"num_cpus": cpus},
         health_check_period_s=2,

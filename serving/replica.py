@@ -16,7 +16,7 @@ from serving.access import Access
 from serving.commit import GroupCommit
 from serving.dedicated.link import Link
 from serving.hosted import Hosted, State
-from serving.metrics import ReplicaMetrics
+from serving.metrics import ReplicaMetrics, joined
 from serving.settings import ServingSettings
 from serving.shadow import ShadowQueue
 from serving.swapping import Reach, Swapping
@@ -136,11 +136,11 @@ class Replica:
         live = [one for hosted in self.models.values() for one in hosted.state.live.values()]
         return sum(one.session.waiting for one in live if isinstance(one.session, Link))
 
-    def measure(self) -> None:
+    async def measure(self) -> None:
         """Bring the metrics that are read, not counted, up to date."""
         self.metrics.buffered.set(self.log.buffered)
         self.metrics.resident.set(self._process.memory_info().rss)
-        self._exposition = self.metrics.exposition()
+        self._exposition = await joined(self.metrics.parts())
 
     def report(self) -> Report:
         return Report(
@@ -209,7 +209,7 @@ class Replica:
                 except Unavailable as error:
                     self.log.away = str(error)
                     raise
-                self.measure()
+                await self.measure()
                 await self.store.report(self.report(), self.settings.lease_s)
             await asyncio.sleep(self.settings.lease_s / 5)
 

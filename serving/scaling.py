@@ -1,4 +1,4 @@
-"""How many ingress replicas there are: as many as the predictions at work ask for.
+"""How many ingress replicas there are: on a cluster as many as the predictions at work ask for, on one machine a given number.
 
 Serve scales by the requests that it has wrapped itself, and predictions go past that (see `express`): by its own count a
 replica with a thousand of them at work is idle. So replicas say how many predictions they have at work, and this counts those.
@@ -50,3 +50,19 @@ def by_predictions(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
     at_work = (context.aggregated_metrics or {}).get(AT_WORK, {})
     config: Any = context.config
     return sum(at_work.values()) / config.get_target_ongoing_requests(), {}
+
+
+def given(replicas: int) -> AutoscalingConfig:
+    """So many replicas, one started after another: together they would keep a small machine from the first answer."""
+    return AutoscalingConfig(
+        min_replicas=1,
+        initial_replicas=1,
+        max_replicas=replicas,
+        upscale_delay_s=0,
+        policy=AutoscalingPolicy(policy_function=f"{__name__}:in_turn"),
+    )
+
+
+def in_turn(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Serve's policy: one more than run, and never fewer than there were to be; Serve keeps it in bounds."""
+    return max(context.target_num_replicas, len(context.running_replicas) + 1), {}

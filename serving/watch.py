@@ -1,5 +1,6 @@
 """Watches the rows of a model's requests for what its expectations do not allow: counts it, and refuses it where asked to."""
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +123,9 @@ class Watch:
         """Look at what is the same work however many rows there are."""
         found: list[tuple[int, list[int]]] = []
         for index, place, low, high in self._norms:
-            found += _outside(index, np.array([_norm(row[place]) for row in rows]), low, high)
+            norms = [_norm(row[place]) for row in rows]
+            if numbers := [number for number, norm in enumerate(norms) if norm < low or norm > high]:
+                found.append((index, numbers))
         for index, place, low, high in self._ages:
             found += _outside(index, np.asarray(at) - np.array([row[place] for row in rows], dtype=np.float64), low, high)
         for index, place in self._required:
@@ -173,7 +176,8 @@ def _outside(index: int, values: np.ndarray, low: float, high: float) -> list[tu
 def _norm(value: Value) -> float:
     if value is None:
         return float("nan")
-    return float(np.linalg.norm(np.frombuffer(cast(bytes, value), np.float32).astype(np.float64)))
+    numbers = np.frombuffer(cast(bytes, value), np.float32).astype(np.float64)
+    return math.sqrt(float(numbers.dot(numbers)))  # squares of float32 fit into float64
 
 
 def _shown(value: Value) -> str:

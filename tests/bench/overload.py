@@ -32,12 +32,12 @@ console = Console(width=120)
 def overload(running: Running, client: Client, seconds: float = 30.0) -> None:
     """Capacity at 32 connections; half of it; three times it; half of it again, from the moment at which the overload ends."""
     url = f"{running.url}/models/{MODEL}/predict"
-    [replica] = [psutil.Process(report["pid"]) for report in client.status()["replicas"]]
+    replicas = [psutil.Process(report["pid"]) for report in client.status()["replicas"]]
     open_loop.run(url, BODY, 3.0, connections=CONNECTIONS)
     full = open_loop.run(url, BODY, seconds / 3, connections=CONNECTIONS)
     capacity = _rate(full, seconds / 3)
     before = open_loop.run(url, BODY, seconds / 3, rate=capacity / 2)
-    memory = _Memory(replica)
+    memory = _Memory(replicas)
     with memory:
         # A flood's clients have machines of their own: here they give way to what they flood, and it is said if they are late.
         flood = open_loop.start(url, BODY, seconds, rate=TIMES * capacity, processes=PROCESSES, niceness=NICENESS)
@@ -132,10 +132,10 @@ def _recovered(before: Answers, after: Answers) -> float:
 
 
 class _Memory:
-    """A replica's resident memory, looked at all the time."""
+    """The replicas' resident memory, looked at all the time."""
 
-    def __init__(self, process: psutil.Process) -> None:
-        self._process, self._stop = process, Event()
+    def __init__(self, processes: list[psutil.Process]) -> None:
+        self._processes, self._stop = processes, Event()
         self._thread = Thread(target=self._watch, daemon=True)
         self._mib: list[float] = []
 
@@ -148,8 +148,8 @@ class _Memory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.2):
-            self._mib.append(self._process.memory_info().rss / 2**20)
+            self._mib.append(sum(process.memory_info().rss for process in self._processes) / 2**20)
 
     def show(self) -> None:
         first, most, last = self._mib[0], max(self._mib), self._mib[-1]
-        console.print(f"Resident memory of the replica: {first:.0f} MiB before, {most:.0f} at most, {last:.0f} after")
+        console.print(f"Resident memory of the replicas: {first:.0f} MiB before, {most:.0f} at most, {last:.0f} after")

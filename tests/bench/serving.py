@@ -47,6 +47,8 @@ def platform(spec: str = "examples.vector:spec", model: str = MODEL) -> Generato
             running = running_platform.start()
             with Client(running.url, Home(settings.home).token()) as client:
                 client.set_schedule(model, None, None)
+                while len(client.status()["replicas"]) < settings.replicas:  # the first can answer before the others are there
+                    sleep(0.2)
                 yield running, client
         finally:
             running_platform.stop()

@@ -238,7 +238,7 @@ frontend grpc_frontend
 listen stats
   bind *:8404
 """
-    lines = [line.strip() for line in corrected(given, "0.0.0.0", 64).splitlines()]
+    lines = [line.strip() for line in corrected(given, "0.0.0.0", 64, processors=4).splitlines()]
     assert [line for line in lines if line.startswith("bind")] == [
         "bind 127.0.0.1:9101",
         "bind 0.0.0.0:8000",
@@ -254,4 +254,11 @@ listen stats
     assert all(f"{asks} {{ be_conn gt 128 }}" in line for line in bounds[1:])
     assert bounds[-1].endswith("{ be_conn gt 1024 }")
     assert lines[lines.index(bounds[0]) - 3] == "backend b"
+    assert not any(line.startswith("use-server") for line in lines), "each has a processor, and one for those around it"
+    shared = [line.strip() for line in corrected(given, "0.0.0.0", 64, processors=2).splitlines()]
+    assert [line for line in shared if line.startswith("use-server")] == [
+        "use-server s if { srv_conn(s) lt 3 }",
+        "use-server t if { srv_conn(t) lt 3 }",
+    ]
+    assert next(line for line in shared if "be_conn" in line).endswith("{ be_conn le 64 }"), "they share the places, too"
     assert lines[lines.index("frontend http_frontend") + 1] == "http-request wait-for-body time 30s if METH_POST"

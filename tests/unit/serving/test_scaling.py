@@ -4,7 +4,7 @@ import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID  # pyright: ignore[reportPrivateUsage]
 from ray.serve.config import AutoscalingContext
 
-from serving.scaling import AT_WORK, Scaling, by_predictions
+from serving.scaling import AT_WORK, Scaling, by_predictions, given, in_turn
 
 
 def _context(scaling: Scaling, *at_work: float) -> AutoscalingContext:
@@ -44,3 +44,17 @@ def test_serve_is_told_where_the_policy_is() -> None:
 def test_bounds_are_in_order() -> None:
     with pytest.raises(ValueError, match="max_replicas, 1, must be at least min_replicas, 2"):
         Scaling(min_replicas=2, max_replicas=1)
+
+
+def test_given_replicas_start_in_turn_and_stay() -> None:
+    def wanted(running: int, target: int) -> float:
+        context = _context(Scaling(), *[0.0] * running)
+        context.target_num_replicas = target
+        return in_turn(context)[0]
+
+    assert [wanted(0, 1), wanted(1, 1), wanted(2, 2)] == [1, 2, 3]
+    assert wanted(1, 3) == 3, "two are gone: they come back, and none is given up"
+    assert wanted(0, 3) == 3
+    config = given(3)
+    assert (config.initial_replicas, config.max_replicas) == (1, 3)
+    assert config.policy.policy_function == f"{in_turn.__module__}:{in_turn.__name__}"
