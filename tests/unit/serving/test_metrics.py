@@ -1,12 +1,14 @@
 """One exposition from those of many replicas, with names as they should be."""
 
+import asyncio
 import re
 
+import pytest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import ReplicaMetrics, merge
+from serving.metrics import ReplicaMetrics, joined, merge, merged
 
 
 def _samples(text: str) -> dict[tuple[str, str], float]:
@@ -46,6 +48,24 @@ def test_a_merged_exposition_has_all_samples_of_its_parts() -> None:
     parts = sum(len(family.samples) for family in text_string_to_metric_families(one))
     merged = sum(len(family.samples) for family in text_string_to_metric_families(merge([("a", one), ("b", one)])))
     assert merged == 2 * parts
+
+
+@pytest.mark.anyio
+async def test_who_asks_for_all_of_it_leaves_everybody_else_their_turns() -> None:
+    metrics = ReplicaMetrics()
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    text = await joined(merged([("one", await joined(metrics.parts()))]))
+    beside.cancel()
+    assert text == merge([("one", metrics.exposition())])
+    assert turns > 30, "two for each family"
 
 
 def test_no_replicas_give_an_empty_exposition() -> None:
