@@ -1,6 +1,5 @@
 """How a platform is run on this machine: from the environment (TIDEMILL_…), overridden by the command line."""
 
-import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
@@ -28,8 +27,8 @@ class Settings(BaseSettings):
     """Predictions need a key on loopback, too, such as behind a proxy."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65_535)
-    replicas: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=64)
-    """Two even where they share processors: when one pauses, or opens a version, the other answers."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """Two have better tails, even where they share processors: when one pauses, the other answers."""
     prefix: str = "tidemill"
     max_import_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """The largest model from elsewhere that is taken."""

@@ -57,7 +57,7 @@ def soak(minutes: float = 20.0) -> None:
     with TemporaryDirectory(prefix="tidemill-soak-") as folder:
         (Path(folder) / "soaked.py").write_text(SPECS.replace("WINDOW", f"{_WINDOW_SHARE * 60 * _warm(minutes):g}"))
         with platform_in(Path(folder)) as platform:
-            platform.start("soaked:vector", "soaked:shop", replicas=2)
+            platform.start("soaked:vector", "soaked:shop")
             probe = Probe(platform)
             run = _Run(platform, probe, minutes)
             run.go()
