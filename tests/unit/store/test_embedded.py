@@ -56,9 +56,10 @@ def _read(server: EmbeddedRedis, key: str) -> object:
 
 
 def _append_only_log(data: Path) -> Path:
-    """The file that holds the entries: the one log of Redis 6, the largest part of a newer server's."""
+    """The file that holds the entries: the one log of Redis 6, the increments to a newer server's base."""
     parts = [path for path in data.rglob("*.aof*") if path.is_file() and not path.name.endswith(".manifest")]
-    return max(parts, key=lambda path: path.stat().st_size)
+    (entries,) = [path for path in parts if path.name.endswith(".incr.aof")] or parts
+    return entries
 
 
 def test_it_answers_on_its_socket_alone_and_fsyncs_always(server: EmbeddedRedis) -> None:
