@@ -3,7 +3,7 @@
 import hmac
 import math
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic, time
 
@@ -45,7 +45,7 @@ class Caller:
 ANYBODY = Caller("", "predict")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Allowance:
     """What one request may be: so many bytes, so many instances, and no work after `deadline` by the monotonic clock."""
 
@@ -72,7 +72,7 @@ def allowance(
     Raises:
         Invalid: a header with the time is no number.
     """
-    for one in (limits, caller.key.limits if caller.key is not None else limits):
+    for one in (limits,) if caller.key is None else (limits, caller.key.limits):
         body_bytes = min(body_bytes, one.body_bytes or body_bytes)
         instances = min(instances, one.instances or instances)
     deadline = math.inf
@@ -165,13 +165,18 @@ class Access:
             raise Forbidden(f"key '{caller.name}' has the role {caller.role}; this needs {' or '.join(sorted(roles))}")
         return caller
 
-    @contextmanager
-    def admitted(self, caller: Caller, model: str, limits: Limits) -> Generator[None]:
+    def admitted(self, caller: Caller, model: str, limits: Limits) -> AbstractContextManager[None]:
         """Hold a place for a request of this caller to this model, whose limits these are.
 
         Raises:
             LimitReached: the key's or the model's rate or concurrency is used up.
         """
+        if limits.metered or (caller.key is not None and caller.key.limits.metered):
+            return self._metered(caller, model, limits)
+        return _UNMETERED
+
+    @contextmanager
+    def _metered(self, caller: Caller, model: str, limits: Limits) -> Generator[None]:
         held: list[_Meter] = []
         try:
             if caller.key is not None and caller.key.limits.metered:
@@ -200,6 +205,7 @@ def _of_model(model: str) -> str:
 
 
 UNLIMITED = Limits()
+_UNMETERED = nullcontext()
 _APPLICATION = Caller("application", "predict")
 
 

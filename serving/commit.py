@@ -23,7 +23,7 @@ class GroupCommit:
         self._mode = mode
         self._limit = buffer_entries
         self._gathering: list[tuple[str, bytes]] = []
-        self._landed: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._in_flight = False
         self._buffer: deque[tuple[str, bytes]] = deque()
         self._draining: asyncio.Task[None] | None = None
@@ -48,56 +48,50 @@ class GroupCommit:
         await self.submit(stream, payload)
 
     def submit(self, stream: str, *payloads: bytes) -> "asyncio.Future[None]":
-        """Append likewise, several entries together; with nothing in flight they have left when this returns. Await the future,
-        shielded."""
+        """Append likewise, several entries together; with nothing in flight they have left when this returns. The future is the
+        caller's own: a client that goes away cancels nothing that others wait for."""
         entries = [(stream, payload) for payload in payloads]
+        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._mode == "available" and self.away:
             self._keep(entries)
-            buffered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            buffered.set_result(None)
-            return buffered
+            landed.set_result(None)
+            return landed
         self._gathering += entries
-        if self._landed is None:
-            self._landed = asyncio.get_running_loop().create_future()
-        landed = self._landed
+        self._waiters.append(landed)
         if not self._in_flight:
             self._flush()
-        # A client that goes away must not cancel what others wait for.
-        return asyncio.shield(landed)
+        return landed
 
     def tell(self, stream: str, *payloads: bytes) -> None:
         """Append what nobody waits for; whether it lands is not asked."""
         if payloads:
-            self.submit(stream, *payloads).add_done_callback(_unasked)
+            self.submit(stream, *payloads)
 
     def _flush(self) -> None:
-        entries, landed = self._gathering, self._landed
-        assert landed is not None
-        self._gathering, self._landed = [], None
+        entries, waiters = self._gathering, self._waiters
+        self._gathering, self._waiters = [], []
         self._in_flight = True
-        self._log.send(entries).add_done_callback(lambda sent: self._sent(sent, entries, landed))
+        self._log.send(entries).add_done_callback(lambda sent: self._sent(sent, entries, waiters))
 
     def _sent(
-        self, sent: "asyncio.Future[list[Any]]", entries: list[tuple[str, bytes]], landed: "asyncio.Future[None]"
+        self, sent: "asyncio.Future[list[Any]]", entries: list[tuple[str, bytes]], waiters: "list[asyncio.Future[None]]"
     ) -> None:
         self._in_flight = False
         error = Unavailable("cancelled") if sent.cancelled() else sent.exception()
-        if error is None:
-            self.away = ""
-            landed.set_result(None)
-        else:
-            self.away = str(error)
-            self._failed(error, entries, landed)
+        self.away = "" if error is None else str(error)
+        fails = error is not None and self._mode == "durable"
+        if error is not None and not fails:
+            self._keep(entries)
+        for landed in waiters:
+            if landed.done():
+                continue  # whoever waited went away
+            if fails:
+                landed.set_exception(LogUnavailable(f"the prediction log is away ({error}); nothing was answered"))
+                landed.exception()  # nobody may be left to look at it
+            else:
+                landed.set_result(None)
         if self._gathering:
             self._flush()
-
-    def _failed(self, error: BaseException, entries: list[tuple[str, bytes]], landed: "asyncio.Future[None]") -> None:
-        if self._mode == "available":
-            self._keep(entries)
-            landed.set_result(None)
-        else:
-            landed.set_exception(LogUnavailable(f"the prediction log is away ({error}); nothing was answered"))
-            landed.exception()  # nobody may be left to look at it
 
     def _keep(self, entries: list[tuple[str, bytes]]) -> None:
         for entry in entries:
@@ -121,8 +115,3 @@ class GroupCommit:
                     self._buffer.popleft()
         self.away = ""
 
-
-def _unasked(landed: "asyncio.Future[None]") -> None:
-    """Look at a future's error, so that nobody is told that nobody did."""
-    if not landed.cancelled():
-        landed.exception()

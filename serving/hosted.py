@@ -50,7 +50,7 @@ class State:
     """By variant."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A request as read: its rows, and which of them each plan is for. `shadows` likewise, by (variant, experiment)."""
 
@@ -63,7 +63,7 @@ class Asked:
     shadows: dict[tuple[str, str], list[int]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
     """A request's predictions, what its shadows need, and what arms could not do."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,9 +24,21 @@ IDS, REFUSED = "tidemill.ids", "tidemill.refused"
 _DISCARD_BYTES = 256 * 1024 * 1024
 
 
+class _Json(Response):
+    """Starlette's response, whose headers are spelled out where there are no others: every prediction has one."""
+
+    media_type = "application/json"
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        if headers is None:
+            self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+        else:
+            super().init_headers(headers)
+
+
 def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # What is no number is none in JSON, either.
-    return Response(to_json(content, inf_nan_mode="null"), status, headers, "application/json")
+    return _Json(to_json(content, inf_nan_mode="null"), status, headers)
 
 
 def refusal(error: Exception) -> Response:

@@ -65,6 +65,7 @@ class Protocol(HttpToolsProtocol):
 
     _answering: "_Exchange | None" = None
     _later: bytes = b""
+    _idle_since: float = 0.0
     _parsing: bool = False
     """Whether the parser has been given a part of a request, and not yet all of it."""
 
@@ -78,7 +79,6 @@ class Protocol(HttpToolsProtocol):
         if application is None or (request := whole(data)) is None:
             super().data_received(data)
             return
-        self._unset_keepalive_if_required()
         self._answering = exchange = _Exchange(self, *request)
         task = self.loop.create_task(exchange.run(application))
         task.add_done_callback(self.tasks.discard)
@@ -106,7 +106,23 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
             self.data_received(later)
         else:
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._wait_for_more(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough; one timer outlives many answers."""
+        self.timeout_keep_alive_task = None
+        if self._answering is not None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._wait_for_more(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _wait_for_more(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answering is not None:

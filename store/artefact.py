@@ -49,6 +49,7 @@ class Session:
 
     runtime: onnxruntime.InferenceSession
     inputs: frozenset[str]
+    outputs: list[str]
     kept_alive: tuple[object, ...]
 
     def run(self, encoded: Encoded) -> np.ndarray:
@@ -56,7 +57,7 @@ class Session:
         feeds = {NUMBERS: encoded.numbers, CATEGORIES: encoded.categories}
         if len(self.inputs) < len(feeds):
             feeds = {name: feeds[name] for name in self.inputs}
-        return self.runtime.run(None, feeds)[0]  # pyright: ignore[reportReturnType]
+        return self.runtime.run(self.outputs, feeds)[0]  # pyright: ignore[reportReturnType]
 
 
 def open_session(graph: bytes, weights: bytes, providers: Sequence[Provider] = ("cpu",), threads: int = 1) -> Session:
@@ -87,7 +88,7 @@ def open_session(graph: bytes, weights: bytes, providers: Sequence[Provider] = (
             raise ArtefactError(f"the graph does not open: {first_line(error, 300)}") from error
         raise
     names = frozenset(argument.name for argument in runtime.get_inputs())
-    return Session(runtime, names, (values, weights))
+    return Session(runtime, names, [argument.name for argument in runtime.get_outputs()], (values, weights))
 
 
 def _present(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

@@ -23,10 +23,10 @@ Command = Any
 class _Waiting:
     """Commands under way, and the answers so far."""
 
-    __slots__ = ("count", "future", "replies", "timer")
+    __slots__ = ("count", "due", "future", "replies")
 
-    def __init__(self, count: int, future: "asyncio.Future[list[Any]]", timer: asyncio.TimerHandle) -> None:
-        self.count, self.future, self.timer = count, future, timer
+    def __init__(self, count: int, future: "asyncio.Future[list[Any]]", due: float) -> None:
+        self.count, self.future, self.due = count, future, due
         self.replies: list[Any] = []
 
 
@@ -41,6 +41,7 @@ class Pipe(asyncio.Protocol):
         self._connecting: asyncio.Task[None] | None = None
         self._unsent: list[bytes] = []
         self._waiting: deque[_Waiting] = deque()
+        self._watch: asyncio.TimerHandle | None = None
         self._reader = hiredis.Reader()
 
     def send(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
@@ -48,8 +49,10 @@ class Pipe(asyncio.Protocol):
         connection stands."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
-        timer = loop.call_later(self._timeout_s, self._cut, f"no answer within {self._timeout_s:g} s")
-        self._waiting.append(_Waiting(len(commands), future, timer))
+        due = loop.time() + self._timeout_s
+        self._waiting.append(_Waiting(len(commands), future, due))
+        if self._watch is None:
+            self._watch = loop.call_at(due, self._look)
         packed = b"".join([hiredis.pack_command(command) for command in commands])
         if self._transport is not None:
             self._transport.write(packed)
@@ -82,10 +85,9 @@ class Pipe(asyncio.Protocol):
         hello = self._greeting()
         # The answers to the greeting come first.
         for _ in hello:
-            timer = loop.call_later(self._timeout_s, self._cut, "no answer to the greeting")
             greeted: asyncio.Future[list[Any]] = loop.create_future()
             greeted.add_done_callback(self._greeted)
-            self._waiting.appendleft(_Waiting(1, greeted, timer))
+            self._waiting.appendleft(_Waiting(1, greeted, loop.time() + self._timeout_s))
         transport.write(b"".join([*hello, *self._unsent]))
         self._unsent.clear()
         self._transport = transport
@@ -119,7 +121,6 @@ class Pipe(asyncio.Protocol):
 
     @staticmethod
     def _answer(done: _Waiting) -> None:
-        done.timer.cancel()
         if done.future.done():
             return
         errors = [reply for reply in done.replies if isinstance(reply, hiredis.ReplyError)]
@@ -127,6 +128,17 @@ class Pipe(asyncio.Protocol):
             done.future.set_exception(Unavailable(f"Redis: {errors[0]}"))
         else:
             done.future.set_result(done.replies)
+
+    def _look(self) -> None:
+        """Cut a connection whose oldest answer is overdue: one timer for all that is sent."""
+        self._watch = None
+        if not self._waiting:
+            return
+        loop, due = asyncio.get_running_loop(), min(one.due for one in self._waiting)
+        if due > loop.time():
+            self._watch = loop.call_at(due, self._look)
+        else:
+            self._cut(f"no answer within {self._timeout_s:g} s")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -145,7 +157,6 @@ class Pipe(asyncio.Protocol):
         self._unsent.clear()
         waiting, self._waiting = self._waiting, deque()
         for one in waiting:
-            one.timer.cancel()
             if not one.future.done():
                 one.future.set_exception(Unavailable(f"Redis: {why}"))
                 one.future.exception()  # a caller that went away must not leave a warning

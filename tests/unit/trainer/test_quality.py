@@ -61,11 +61,11 @@ def test_rows_are_answered_in_requests_as_people_send_them() -> None:
     seen: list[int] = []
 
     class Runtime:
-        def run(self, _: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        def run(self, _: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
             seen.append(len(feeds["numbers"]))
             return [feeds["numbers"]]
 
-    session = Session(Runtime(), frozenset({"numbers"}), ())  # pyright: ignore[reportArgumentType]
+    session = Session(Runtime(), frozenset({"numbers"}), ["scores"], ())  # pyright: ignore[reportArgumentType]
     rows = Encoded(np.arange(70, dtype=np.float32)[:, None], np.zeros((70, 0), np.int64))
     np.testing.assert_array_equal(answers(session, rows), rows.numbers)
     assert seen == [32, 32, 6]
