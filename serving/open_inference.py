@@ -3,7 +3,6 @@ joined with feedback like any other prediction."""
 
 import asyncio
 from collections.abc import Sequence
-from importlib.metadata import version
 from time import monotonic, perf_counter, time
 from typing import Any
 
@@ -19,6 +18,7 @@ from serving.data_plane import ALLOWANCE, DataPlane
 from serving.errors import BadRequest, Invalid, TimedOut, UnknownModel
 from serving.hosted import Asked, Hosted, State
 from serving.http import IDS, answer, read_body, whole_number
+from serving.openapi import VERSION
 from serving.operators import CALLER, validate
 from serving.replica import Replica
 from store.columns import rows_of
@@ -53,7 +53,7 @@ class OpenInference:
         self._replica, self._data = replica, data
 
     async def server(self, _: Request) -> Response:
-        return answer({"name": "tidemill", "version": version("tidemill"), "extensions": list(EXTENSIONS)})
+        return answer({"name": "tidemill", "version": VERSION, "extensions": list(EXTENSIONS)})
 
     async def live(self, _: Request) -> Response:
         return answer({"live": True, "ready": self._replica.ready})

@@ -6,6 +6,9 @@ from typing import Any
 
 from serving.tensors import TYPES
 
+VERSION = version("tidemill")
+"""Looked up once: that reads directories for a millisecond."""
+
 _NAME = {"type": "string", "minLength": 1, "maxLength": 256}
 _PARAMETERS = {"type": "object"}
 _AT = {
@@ -170,7 +173,7 @@ def document(models: Sequence[str]) -> dict[str, Any]:
     key = {"type": "http", "scheme": "bearer", "description": "a key, where the platform asks for one"}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Tidemill", "version": version("tidemill")},
+        "info": {"title": "Tidemill", "version": VERSION},
         "paths": paths,
         "components": {"schemas": _SCHEMAS, "securitySchemes": {"key": key}},
         "security": [{}, {"key": []}],

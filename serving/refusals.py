@@ -19,12 +19,22 @@ def refused(metrics: ReplicaMetrics, route: str, scope: MutableMapping[str, Any]
     """Return the answer to a request that failed with `error`."""
     kind = type(error).__name__ if isinstance(error, ServingError | StoreError) else "Internal"
     response = refusal(error)
-    scope[REFUSED] = error
+    scope[REFUSED] = _without_frames(error)
     metrics.errors.labels(route, kind).inc()
     if response.status_code >= 500:
         about = {"model": scope.get("path_params", {}).get("model"), "prediction_id": _prediction(scope, error), "error": kind}
         log.warning("%s answered %d: %s", route, response.status_code, error, extra=about)
     return response
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Return the error, and those behind it, without the frames that they were raised in: these know the request's scope, and a
+    scope that knew them would be a cycle, whose body stays in memory until cycles are looked for."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def log_failure(model: str, failure: Failures) -> None:
