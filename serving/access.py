@@ -2,7 +2,7 @@
 
 import hmac
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from time import monotonic, time
@@ -102,9 +102,9 @@ class Access:
         required: whether predictions need a key; on loopback they do not.
         replicas: how many share the limits, until it is known how many there are.
 
-    `keys` is replaced whole when keys change; None until they have been read. `replicas` follows the replicas that report:
-    limits are divided by it, so that all of them together keep to a limit that is asked evenly. While a replica comes or goes
-    it is off by that one, for a lease at most.
+    `keys` is replaced whole when keys change; None until they have been read. Limits are divided among the replicas that
+    report, by what each was asked in the last seconds: all of them together keep to a limit, and one that gets all requests
+    lets through nearly all of it. While a replica comes or goes this is off by that one, for a lease at most.
     """
 
     def __init__(self, token: str, api_key: str, required: bool, replicas: int) -> None:
@@ -113,6 +113,7 @@ class Access:
         self.keys: Mapping[str, Key] | None = None
         self.replicas = replicas
         self._meters: dict[str, _Meter] = {}
+        self._shares: dict[str, float] = {}
 
     def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Return who sends these headers.
@@ -196,13 +197,37 @@ class Access:
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = _Meter()
-        meter.enter(whose, limits, self.replicas)
+        meter.enter(whose, limits, self._shares.get(name, 1.0 / self.replicas))
         return meter
+
+    def asked(self) -> dict[str, float]:
+        """Return how much of each limit has been asked here lately: requests, the older the less."""
+        now = monotonic()
+        return {name: round(asked, 3) for name, meter in self._meters.items() if (asked := meter.lately(now)) > _LEAST}
+
+    def divide(self, mine: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> None:
+        """Take limits' parts anew, by what this replica and each of the others have said that they are asked."""
+        self.replicas = 1 + len(others)
+        self._shares = {}
+        for name in {name for each in (mine, *others) for name in each}:
+            asked = sum(each.get(name, 0.0) for each in (mine, *others))
+            self._shares[name] = (mine.get(name, 0.0) + _LEAST) / (asked + self.replicas * _LEAST)
+        for name in [name for name, meter in self._meters.items() if not meter.ongoing and self._gone(name)]:
+            del self._meters[name]
+
+    def _gone(self, name: str) -> bool:
+        """Whether this is the meter of a key that there is no more."""
+        return not name.startswith(_of_model("")) and self.keys is not None and name not in self.keys
 
 
 def _of_model(model: str) -> str:
     return f"model {model}"  # no key's id has a blank
 
+
+_LATELY_S, _LEAST = 5.0, 0.05
+"""What was asked so long ago counts for a third; and what a replica that is asked nothing counts for."""
+_NEARLY = 0.25
+"""Of a place, that a replica that gets all but some requests lacks for all places."""
 
 UNLIMITED = Limits()
 _UNMETERED = nullcontext()
@@ -216,12 +241,21 @@ class _Meter:
     left: float = math.inf
     at: float = field(default_factory=monotonic)
     ongoing: int = 0
+    _asked: float = 0.0
+    _asked_at: float = 0.0
 
-    def enter(self, whose: str, limits: Limits, replicas: int) -> None:
-        if limits.concurrency is not None and self.ongoing >= max(1, limits.concurrency // replicas):
+    def lately(self, now: float) -> float:
+        """Return how many requests were asked lately, each by its age."""
+        return self._asked * math.exp((self._asked_at - now) / _LATELY_S)
+
+    def enter(self, whose: str, limits: Limits, share: float) -> None:
+        """Take a place, of this share of the limits."""
+        now = monotonic()
+        self._asked, self._asked_at = self.lately(now) + 1.0, now
+        if limits.concurrency is not None and self.ongoing >= max(1, int(limits.concurrency * share + _NEARLY)):
             raise LimitReached(f"{whose} has {self.ongoing} requests at work here, as many as it may; send fewer at a time")
         if limits.requests_s is not None:
-            now, rate = monotonic(), limits.requests_s / replicas
+            rate = limits.requests_s * share
             self.left = min(max(1.0, rate), self.left + (now - self.at) * rate)
             self.at = now
             if self.left < 1.0:

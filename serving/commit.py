@@ -114,4 +114,3 @@ class GroupCommit:
                 for _ in entries:
                     self._buffer.popleft()
         self.away = ""
-

@@ -219,7 +219,8 @@ class Operators:
         if not replica.control_away:
             reports = await self.store.reports()
             for role in _ROLES:
-                result[f"{role}s"] = [report.model_dump(exclude={"metrics"}) for report in reports if report.role == role]
+                told = (report for report in reports if report.role == role)
+                result[f"{role}s"] = [report.model_dump(exclude={"metrics", "asked"}) for report in told]
             records = await self.store.models()
             for name in replica.models.keys() & records.keys():
                 result["models"][name] = await self._model_status(records[name])

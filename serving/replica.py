@@ -151,6 +151,7 @@ class Replica:
             away=self.away,
             metrics=self._exposition,
             seen=self._seen,
+            asked=self.access.asked(),
             counters={
                 "lost": self.log.lost,
                 "buffered": self.log.buffered,
@@ -217,8 +218,8 @@ class Replica:
         """Do as the boards say, and now and then as the list of models does, as both are after the change at `at`."""
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             self.access.keys = {key.id: key for key in await self.store.keys()}
-            others = {report.name for report in await self.store.reports() if report.role == "replica"}
-            self.access.replicas = len(others | {self.name})
+            asked = {report.name: report.asked for report in await self.store.reports() if report.role == "replica"}
+            self.access.divide(asked.pop(self.name, {}), list(asked.values()))
             records = {name: record for name, record in (await self.store.models()).items() if record.loaded}
             for name in self.models.keys() - records.keys():
                 self._let_go(name)

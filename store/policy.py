@@ -263,7 +263,8 @@ class Applied(BaseModel):
 
 class Report(BaseModel):
     """The state of a replica, a trainer, or another part under its lease. `metrics` is its Prometheus exposition, `away` names
-    what it cannot do and why; it works on the models that were on record when the last change was the one at `seen`."""
+    what it cannot do and why; it works on the models that were on record when the last change was the one at `seen`. `asked`
+    says how much of each limit was asked here lately."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -276,3 +277,4 @@ class Report(BaseModel):
     counters: dict[str, Any] = {}
     metrics: str = ""
     seen: str = ""
+    asked: dict[str, float] = {}
