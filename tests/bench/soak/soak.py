@@ -57,7 +57,7 @@ def soak(minutes: float = 20.0) -> None:
     with TemporaryDirectory(prefix="tidemill-soak-") as folder:
         (Path(folder) / "soaked.py").write_text(SPECS.replace("WINDOW", f"{_WINDOW_SHARE * 60 * _warm(minutes):g}"))
         with platform_in(Path(folder)) as platform:
-            platform.start("soaked:vector", "soaked:shop")
+            platform.start("soaked:vector", "soaked:shop", replicas=2)
             probe = Probe(platform)
             run = _Run(platform, probe, minutes)
             run.go()
@@ -89,7 +89,7 @@ class _Run:
         began = monotonic()
         self._load(began, self._warm)
         self._rest()
-        beside = [Thread(target=work) for work in (self._describe, self._compress)]
+        beside = [Thread(target=work, daemon=True) for work in (self._describe, self._compress)]
         for thread in beside:
             thread.start()
         self._load(began, self._minutes)
