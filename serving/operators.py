@@ -270,11 +270,12 @@ class Operators:
         for number in sorted(fresh):
             try:
                 version = await self.store.version(model, number)
+                # Before its weights: of many that a gate refused none are kept, and it is the reason that tells.
+                if version.status != "published" and not (force and not version.lineage.get("gates", {}).get("passed", True)):
+                    raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
                 await self.store.weights(model, number)
             except NotFound as error:
                 raise PolicyError(f"a variant pins version {number}: {error}") from error
-            if version.status != "published" and not (force and not version.lineage.get("gates", {}).get("passed", True)):
-                raise PolicyError(f"a variant pins version {number}, which is {version.status}: {version.reason}")
 
     def _check_targets(self, model: str, policy: Policy) -> None:
         """Raises PolicyError where a rule asks for a feature that the model does not have."""

@@ -226,7 +226,11 @@ async def test_a_rejected_version_is_nobodys_choice_not_even_of_one_who_has_it_p
     await _set(client, {"variants": [{"name": "main"}, {"name": "kept", "version": version}], "default": "main"})
     await _start(client, version)
     assert (await _act(client, "rollback")).status_code == 200
-    refused(await client.post(f"/admin/models/m/versions/{version}/promote", headers=TOKEN), 422, "is rejected")
+    promote = f"/admin/models/m/versions/{version}/promote"
+    refused(await client.post(promote, headers=TOKEN), 422, "is rejected")
+    _, store, _ = platform
+    await store.forget_weights("m", [version])
+    refused(await client.post(promote, headers=TOKEN), 422, "is rejected")  # which is more to know than that they are gone
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,8 @@ class Traffic:
         try:
             self._change(client, model, draw)
         except ApiError as error:
-            # The platform decides too, and may have done so since we looked: another epoch, a version sent back. One that its
-            # gates refuse is on record without weights.
-            if error.status != 409 and not any(why in str(error) for why in ("which is rejected", "are not kept")):
+            # The platform decides too, and may have done so since we looked: another epoch, a version sent back.
+            if error.status != 409 and "which is rejected" not in str(error):
                 raise
         for _ in (client.status(), client.audit(model), client.experiments(model)):
             pass
