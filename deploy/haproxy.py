@@ -26,11 +26,6 @@ _PUBLIC_SECTIONS = (_APPLICATION, "grpc_frontend")
 _REFUSED = '\'{"error":"as many requests are at work as can be answered in time; send fewer at a time, or wait a second"}\''
 
 
-def processors() -> int:
-    """How many processors this process may use; a container may have fewer than its machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def corrected(configuration: str, public_host: str, most: int, processors: int) -> str:
     """The configuration with the application's frontends on `public_host` and every other port on loopback, and with
     `most` requests at a time for each replica; those that share `processors` share that, too."""
@@ -108,7 +103,7 @@ def _arguments(given: Sequence[str], public_host: str, most: int) -> list[str]:
             if predecessor.isdigit():
                 os.unlink(f"{original}.{predecessor}")
     with open(original, encoding="utf-8") as source:
-        text = corrected(source.read(), public_host, most, processors())
+        text = corrected(source.read(), public_host, most, os.cpu_count() or 1)
     with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as target:
         target.write(text)
     # Serve knows its HAProxy by the original's name on the command line: as the name of this peer it is harmless.

@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from deploy.haproxy import processors
 from serving.admission import MOST_AT_WORK
 from store.logs import LogFormat
 from store.telemetry import Collector, Telemetry
@@ -28,8 +27,8 @@ class Settings(BaseSettings):
     """Predictions need a key on loopback, too, such as behind a proxy."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65_535)
-    replicas: int = Field(default_factory=lambda: min(2, processors()), ge=1, le=64)
-    """Two even where they share processors: when one pauses, or opens a version, the other answers."""
+    replicas: int = Field(default=1, ge=1, le=64)
+    """Two have better tails, even where they share processors: when one pauses, the other answers."""
     prefix: str = "tidemill"
     max_import_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
     """The largest model from elsewhere that is taken."""

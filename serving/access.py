@@ -4,7 +4,7 @@ import hmac
 import math
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic, time
 
 from serving.errors import Forbidden, Invalid, LimitReached, NotReady, TimedOut, TooLarge, Unauthorized
@@ -21,6 +21,11 @@ TIMEOUT_HEADER, DEADLINE_HEADER = "x-request-timeout-ms", "x-request-deadline"
 _TIMEOUT, _DEADLINE = TIMEOUT_HEADER.encode(), DEADLINE_HEADER.encode()
 _AUTHORIZATION, _API_KEY, _BEARER = b"authorization", b"x-api-key", b"bearer "
 _HOW = "send the header 'Authorization: Bearer <key>'"
+
+Used = tuple[float, int]
+"""Of a limit: requests a second, and requests at work."""
+
+_UNUSED: Used = (0.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +107,9 @@ class Access:
         required: whether predictions need a key; on loopback they do not.
         replicas: how many share the limits, until it is known how many there are.
 
-    `keys` is replaced whole when keys change; None until they have been read. Limits are divided among the replicas that
-    report, by what each was asked in the last seconds: all of them together keep to a limit, and one that gets all requests
-    lets through nearly all of it. While a replica comes or goes this is off by that one, for a lease at most.
+    `keys` is replaced whole when keys change; None until they have been read. Of a limit each replica may use what the others
+    do not, by what they last said, and always its even part: all of them together keep to it, but for the two seconds in which
+    they do not know yet of each other.
     """
 
     def __init__(self, token: str, api_key: str, required: bool, replicas: int) -> None:
@@ -113,7 +118,7 @@ class Access:
         self.keys: Mapping[str, Key] | None = None
         self.replicas = replicas
         self._meters: dict[str, _Meter] = {}
-        self._shares: dict[str, float] = {}
+        self._elsewhere: dict[str, Used] = {}
 
     def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Return who sends these headers.
@@ -197,21 +202,21 @@ class Access:
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = _Meter()
-        meter.enter(whose, limits, self._shares.get(name, 1.0 / self.replicas))
+        meter.enter(whose, limits, self.replicas, self._elsewhere.get(name, _UNUSED))
         return meter
 
-    def asked(self) -> dict[str, float]:
-        """Return how much of each limit has been asked here lately: requests, the older the less."""
+    def used(self) -> dict[str, Used]:
+        """Return what of each limit is used here."""
         now = monotonic()
-        return {name: round(asked, 3) for name, meter in self._meters.items() if (asked := meter.lately(now)) > _LEAST}
+        return {name: used for name, meter in self._meters.items() if any(used := meter.used(now))}
 
-    def divide(self, mine: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> None:
-        """Take limits' parts anew, by what this replica and each of the others have said that they are asked."""
+    def divide(self, others: Sequence[Mapping[str, Used]]) -> None:
+        """Take in what each of the other replicas has said that it uses."""
         self.replicas = 1 + len(others)
-        self._shares = {}
-        for name in {name for each in (mine, *others) for name in each}:
-            asked = sum(each.get(name, 0.0) for each in (mine, *others))
-            self._shares[name] = (mine.get(name, 0.0) + _LEAST) / (asked + self.replicas * _LEAST)
+        self._elsewhere = {}
+        for name in {name for each in others for name in each}:
+            rates, at_work = zip(*(each.get(name, _UNUSED) for each in others), strict=True)
+            self._elsewhere[name] = (sum(rates), sum(at_work))
         for name in [name for name, meter in self._meters.items() if not meter.ongoing and self._gone(name)]:
             del self._meters[name]
 
@@ -224,10 +229,8 @@ def _of_model(model: str) -> str:
     return f"model {model}"  # no key's id has a blank
 
 
-_LATELY_S, _LEAST = 5.0, 0.05
-"""What was asked so long ago counts for a third; and what a replica that is asked nothing counts for."""
-_NEARLY = 0.25
-"""Of a place, that a replica that gets all but some requests lacks for all places."""
+_LATELY_S, _LEAST_S = 2.0, 0.001
+"""What was let in so long ago counts for a third, and the most at work is that of so long; a rate that is not told."""
 
 UNLIMITED = Limits()
 _UNMETERED = nullcontext()
@@ -236,26 +239,36 @@ _APPLICATION = Caller("application", "predict")
 
 @dataclass(slots=True)
 class _Meter:
-    """A bucket of requests that fills by the second, and how many are at work."""
+    """A bucket of requests that fills by the second, how many are at work, and what is told of both."""
 
     left: float = math.inf
-    at: float = field(default_factory=monotonic)
+    at: float = 0.0
     ongoing: int = 0
-    _asked: float = 0.0
-    _asked_at: float = 0.0
+    _most: int = 0
+    _most_at: float = 0.0
+    _recent: float = 0.0
+    _recent_at: float = 0.0
 
-    def lately(self, now: float) -> float:
-        """Return how many requests were asked lately, each by its age."""
-        return self._asked * math.exp((self._asked_at - now) / _LATELY_S)
+    def used(self, now: float) -> Used:
+        """Return the requests let in per second, and the most at work, lately."""
+        if now - self._most_at > _LATELY_S:
+            self._most, self._most_at = self.ongoing, now
+        rate = self._lately(now) / _LATELY_S
+        return (round(rate, 3) if rate > _LEAST_S else 0.0), self._most
 
-    def enter(self, whose: str, limits: Limits, share: float) -> None:
-        """Take a place, of this share of the limits."""
-        now = monotonic()
-        self._asked, self._asked_at = self.lately(now) + 1.0, now
-        if limits.concurrency is not None and self.ongoing >= max(1, int(limits.concurrency * share + _NEARLY)):
-            raise LimitReached(f"{whose} has {self.ongoing} requests at work here, as many as it may; send fewer at a time")
+    def _lately(self, now: float) -> float:
+        """Return how many were let in lately, the older the less."""
+        return self._recent * math.exp((self._recent_at - now) / _LATELY_S)
+
+    def enter(self, whose: str, limits: Limits, replicas: int, elsewhere: Used) -> None:
+        """Take a place of what the other replicas leave of these limits, or of an even part."""
+        now, (rate_elsewhere, at_work_elsewhere) = monotonic(), elsewhere
+        if limits.concurrency is not None:
+            most = max(1, limits.concurrency // replicas, limits.concurrency - at_work_elsewhere)
+            if self.ongoing >= most:
+                raise LimitReached(f"{whose} has {self.ongoing} requests at work here, as many as it may; send fewer at a time")
         if limits.requests_s is not None:
-            rate = limits.requests_s * share
+            rate = max(limits.requests_s / replicas, limits.requests_s - rate_elsewhere)
             self.left = min(max(1.0, rate), self.left + (now - self.at) * rate)
             self.at = now
             if self.left < 1.0:
@@ -263,3 +276,6 @@ class _Meter:
                 raise LimitReached(f"{whose} may send {limits.requests_s:g} requests a second; wait {seconds} s", seconds)
             self.left -= 1.0
         self.ongoing += 1
+        if self.ongoing >= self._most:
+            self._most, self._most_at = self.ongoing, now
+        self._recent, self._recent_at = self._lately(now) + 1.0, now

@@ -25,7 +25,7 @@ _DISCARD_BYTES = 256 * 1024 * 1024
 
 
 class _Json(Response):
-    """Starlette's response, whose headers are spelled out where there are no others: every prediction has one."""
+    """Starlette's response with a body, whose headers are spelled out where there are no others: each prediction makes one."""
 
     media_type = "application/json"
 

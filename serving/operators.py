@@ -220,7 +220,7 @@ class Operators:
             reports = await self.store.reports()
             for role in _ROLES:
                 told = (report for report in reports if report.role == role)
-                result[f"{role}s"] = [report.model_dump(exclude={"metrics", "asked"}) for report in told]
+                result[f"{role}s"] = [report.model_dump(exclude={"metrics", "used"}) for report in told]
             records = await self.store.models()
             for name in replica.models.keys() & records.keys():
                 result["models"][name] = await self._model_status(records[name])

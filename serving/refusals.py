@@ -30,10 +30,14 @@ def refused(metrics: ReplicaMetrics, route: str, scope: MutableMapping[str, Any]
 def _without_frames(error: Exception) -> Exception:
     """Return the error, and those behind it, without the frames that they were raised in: these know the request's scope, and a
     scope that knew them would be a cycle, whose body stays in memory until cycles are looked for."""
-    one: BaseException | None = error
-    while one is not None:
-        one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+    behind: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while behind:
+        one = behind.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            behind += (one.__cause__, one.__context__)
     return error
 
 

@@ -151,7 +151,7 @@ class Replica:
             away=self.away,
             metrics=self._exposition,
             seen=self._seen,
-            asked=self.access.asked(),
+            used=self.access.used(),
             counters={
                 "lost": self.log.lost,
                 "buffered": self.log.buffered,
@@ -218,8 +218,8 @@ class Replica:
         """Do as the boards say, and now and then as the list of models does, as both are after the change at `at`."""
         if monotonic() - self._listed_at > _LIST_EVERY_S:
             self.access.keys = {key.id: key for key in await self.store.keys()}
-            asked = {report.name: report.asked for report in await self.store.reports() if report.role == "replica"}
-            self.access.divide(asked.pop(self.name, {}), list(asked.values()))
+            others = [one for one in await self.store.reports() if one.role == "replica" and one.name != self.name]
+            self.access.divide([one.used for one in others])
             records = {name: record for name, record in (await self.store.models()).items() if record.loaded}
             for name in self.models.keys() - records.keys():
                 self._let_go(name)

@@ -49,10 +49,7 @@ class Pipe(asyncio.Protocol):
         connection stands."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
-        due = loop.time() + self._timeout_s
-        self._waiting.append(_Waiting(len(commands), future, due))
-        if self._watch is None:
-            self._watch = loop.call_at(due, self._look)
+        self._waiting.append(_Waiting(len(commands), future, self._due(loop)))
         packed = b"".join([hiredis.pack_command(command) for command in commands])
         if self._transport is not None:
             self._transport.write(packed)
@@ -67,6 +64,9 @@ class Pipe(asyncio.Protocol):
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         self._cut("closed")
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class Pipe(asyncio.Protocol):
         for _ in hello:
             greeted: asyncio.Future[list[Any]] = loop.create_future()
             greeted.add_done_callback(self._greeted)
-            self._waiting.appendleft(_Waiting(1, greeted, loop.time() + self._timeout_s))
+            self._waiting.appendleft(_Waiting(1, greeted, self._due(loop)))
         transport.write(b"".join([*hello, *self._unsent]))
         self._unsent.clear()
         self._transport = transport
@@ -128,6 +128,13 @@ class Pipe(asyncio.Protocol):
             done.future.set_exception(Unavailable(f"Redis: {errors[0]}"))
         else:
             done.future.set_result(done.replies)
+
+    def _due(self, loop: asyncio.AbstractEventLoop) -> float:
+        """Return when the answer to what is sent now must be here, and see to it that somebody looks."""
+        due = loop.time() + self._timeout_s
+        if self._watch is None:
+            self._watch = loop.call_at(due, self._look)
+        return due
 
     def _look(self) -> None:
         """Cut a connection whose oldest answer is overdue: one timer for all that is sent."""

@@ -263,8 +263,8 @@ class Applied(BaseModel):
 
 class Report(BaseModel):
     """The state of a replica, a trainer, or another part under its lease. `metrics` is its Prometheus exposition, `away` names
-    what it cannot do and why; it works on the models that were on record when the last change was the one at `seen`. `asked`
-    says how much of each limit was asked here lately."""
+    what it cannot do and why; it works on the models that were on record when the last change was the one at `seen`. `used`
+    says what of each limit is used here: requests a second, and the most at work."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -277,4 +277,4 @@ class Report(BaseModel):
     counters: dict[str, Any] = {}
     metrics: str = ""
     seen: str = ""
-    asked: dict[str, float] = {}
+    used: dict[str, tuple[float, int]] = {}

@@ -12,6 +12,7 @@ from serving.asking import EXPECTED, refusal_of
 from serving.http import REFUSED
 from serving.metrics import ReplicaMetrics
 from serving.refusals import refused
+from store.errors import Conflict
 
 
 class _Body:
@@ -35,6 +36,29 @@ def _read(scope: dict[str, Any]) -> None:
         TypeAdapter(list[int]).validate_python([scope["path"]])
     except ValidationError as error:
         raise refusal_of(error, "instances", EXPECTED) from None
+
+
+@pytest.mark.usefixtures("unswept")
+def test_errors_behind_it_keep_nothing_either_even_where_they_are_behind_each_other() -> None:
+    def fail(scope: dict[str, Any]) -> None:
+        body, first = scope["body"], Conflict("first")
+        try:
+            try:
+                raise first
+            except Conflict as error:
+                raise Conflict(f"second, of {type(body).__name__}") from error
+        except Conflict as second:
+            raise first from second
+
+    body = _Body()
+    kept = weakref.ref(body)
+    scope = {"body": body}
+    try:
+        fail(scope)
+    except Conflict as error:
+        refused(ReplicaMetrics(), "/models/{model}/predict", scope, error)
+    del body, scope
+    assert kept() is None
 
 
 @pytest.mark.usefixtures("unswept")

@@ -369,6 +369,39 @@ async def test_a_connection_that_is_silent_after_an_answer_is_closed() -> None:
     assert len(transport.sent) == 1
 
 
+@pytest.mark.usefixtures("quiet", "left")
+async def test_a_connection_that_goes_on_asking_stays_open() -> None:
+    held = asyncio.Event()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await held.wait()
+        await _echo(scope, receive, send)
+
+    express.enter(answer)
+    connection, transport = _connect(Protocol, answer)
+    held.set()
+    for count in (1, 2, 3):
+        connection.data_received(PLAIN)
+        await _settled(connection)
+        assert len(transport.sent) == count
+        connection.timeout_keep_alive_handler()  # the timer of an earlier answer
+        assert not transport.closed
+        assert connection.timeout_keep_alive_task is not None
+    held.clear()
+    connection.data_received(PLAIN)
+    connection._idle_since -= 61
+    connection.timeout_keep_alive_handler()  # it has been long at work, not idle
+    assert not transport.closed
+    held.set()
+    await _settled(connection)
+    assert len(transport.sent) == 4
+    connection._idle_since -= 61
+    connection.timeout_keep_alive_handler()
+    assert transport.closed
+    connection.connection_lost(ConnectionResetError())
+    assert connection.timeout_keep_alive_task is None
+
+
 def test_serves_own_server_takes_this_protocol() -> None:
     express.middleware()
     assert HTTP_PROTOCOLS["auto"] == "serving.wire:Protocol"
