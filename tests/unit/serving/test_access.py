@@ -131,7 +131,7 @@ def test_places_go_where_requests_do(clock: _Clock, concurrency: int, alone: int
 @pytest.mark.parametrize("replicas", [2, 4, 5, 8])
 @pytest.mark.parametrize("concurrency", [8, 11, 99])
 def test_all_together_keep_to_their_places_once_they_know_of_each_other(clock: _Clock, replicas: int, concurrency: int) -> None:
-    fleet, key = _fleet(replicas), _key(concurrency=concurrency)
+    fleet, key, together = _fleet(replicas), _key(concurrency=concurrency), 0
     for _ in _seconds(clock, fleet, 6):
         with contextlib.ExitStack() as held:
             together = sum(_at_once(one, key, held) for one in fleet)
