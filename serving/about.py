@@ -6,6 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving import ingress
 from serving.access import Caller
 from serving.http import answer
 from serving.metrics import joined, merged
@@ -42,6 +43,7 @@ class About:
         expositions = {replica.name: replica.report().metrics}
         with contextlib.suppress(Unavailable):
             expositions |= {report.name: report.metrics for report in await replica.store.reports()} | expositions
+        expositions[ingress.NAME] = await ingress.exposition()
         return Response(await joined(merged(expositions.items())), media_type="text/plain; version=0.0.4")
 
     def _seen_by(self, caller: Caller) -> list[str]:

@@ -85,7 +85,7 @@ class ReplicaMetrics:
     def parts(self) -> Iterator[str]:
         """The exposition by families: all at once takes milliseconds, for which nobody is answered."""
         for family in self.registry.collect():
-            yield _text([family])
+            yield text([family])
 
 
 class HostMetrics:
@@ -126,8 +126,8 @@ def merge(expositions: Iterable[tuple[str, str]]) -> str:
 def merged(expositions: Iterable[tuple[str, str]]) -> Iterator[str]:
     """The same in parts, many of them empty: there is about as much work in each."""
     families: dict[str, Metric] = {}
-    for replica, text in expositions:
-        for family in text_string_to_metric_families(text):
+    for replica, exposition in expositions:
+        for family in text_string_to_metric_families(exposition):
             if family.name not in families:
                 families[family.name] = Metric(family.name, family.documentation, family.type)
             for sample in family.samples:
@@ -135,7 +135,7 @@ def merged(expositions: Iterable[tuple[str, str]]) -> Iterator[str]:
                 families[family.name].samples.append(sample._replace(labels=labels))
             yield ""
     for family in families.values():
-        yield _text([family])
+        yield text([family])
 
 
 async def joined(parts: Iterable[str]) -> str:
@@ -147,7 +147,8 @@ async def joined(parts: Iterable[str]) -> str:
     return "".join(done)
 
 
-def _text(families: list[Metric]) -> str:
+def text(families: list[Metric]) -> str:
+    """Return families in Prometheus' text format."""
     return generate_latest(_Families(families)).decode()  # pyright: ignore[reportArgumentType]
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from http.client import HTTPConnection
 from socket import create_connection
 
+import httpx
 import pytest
 
 from deploy.serve_settings import find_haproxy
@@ -28,9 +29,16 @@ def _body(rows: int) -> bytes:
     return json.dumps({"instances": [{"features": {"x": [0.123456] * 32}}] * rows}).encode()
 
 
+def _refusals(platform: TestPlatform) -> float:
+    text = httpx.get(f"{platform.url}/metrics").text
+    (count,) = [line.split()[1] for line in text.splitlines() if line.startswith("tidemill_ingress_refusals_total{")]
+    return float(count)
+
+
 @pytest.mark.parametrize("rows", [1, 2000])
 def test_what_is_too_much_is_refused_on_a_connection_that_stays_good(platform: TestPlatform, rows: int) -> None:
     body = _body(rows)
+    before = _refusals(platform)
 
     def ask(_: int) -> list[tuple[int, str | None, bytes]]:
         seen: list[tuple[int, str | None, bytes]] = []
@@ -61,6 +69,7 @@ def test_what_is_too_much_is_refused_on_a_connection_that_stays_good(platform: T
             assert len(answer["predictions"]) == rows
     with platform.client() as client:
         assert client.predict("vector", [{"features": {"x": [0.0] * 32}}])
+    assert _refusals(platform) - before >= sum(status == 503 for status, _, _ in seen)
 
 
 def test_clients_that_dawdle_take_nobodys_place(platform: TestPlatform) -> None:
